@@ -1,0 +1,77 @@
+# Two commands do everything on a fresh Debian 12, as root: `make demo` and `make test`.
+# Every target calls `setup`, which does nothing when nothing is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements.lock
+STAMP := $(VENV)/.installed-$(shell sha256sum $(LOCK) pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
+C_SOURCES := $(wildcard l4/bpf/*.c l4/bpf/*.h)
+
+# What the product runs on, what the tests and benches need, what the lint needs.
+PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2 iproute2 ethtool procps \
+            openssl curl tcpdump nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
+
+.PHONY: help setup check-system packages lint format test-fast test demo clean lock
+
+help: ## what this file can do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: check-system packages $(STAMP) ## install what is missing: Debian packages, venv, locked requirements
+
+check-system:
+	@. /etc/os-release 2>/dev/null; [ "$${ID:-}" = debian ] && [ "$${VERSION_ID:-0}" -ge 12 ] || \
+	  { echo "setup: this is not Debian 12 or newer, which the packages are named for (seen: $${PRETTY_NAME:-unknown})" >&2; exit 1; }
+
+# Services that Debian would start on installation stay down: the lab starts its own, in namespaces.
+packages:
+	@missing=""; for p in $(PACKAGES); do \
+	  dpkg-query -W -f '$${db:Status-Status}' "$$p" 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	[ "$$(id -u)" = 0 ] || { echo "setup: as root, run: apt-get install$$missing" >&2; exit 1; }; \
+	echo "setup: installing$$missing"; \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 0755 $$policy; trap "rm -f $$policy" EXIT; fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+$(STAMP): $(LOCK) pyproject.toml
+	@echo "setup: virtual environment with the locked requirements"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.installed-*; touch $@
+
+lint: setup ## ruff, mypy strict, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	clang-format --dry-run --Werror $(C_SOURCES)
+
+format: setup ## rewrite the sources as the lint wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	clang-format -i $(C_SOURCES)
+
+test-fast: setup ## unit tests: no root, under a minute
+	$(BIN)/pytest -m "not kernel and not lab"
+
+test: setup ## everything: unit, kernel programs, lab (root, minutes)
+	$(BIN)/pytest
+
+demo: setup ## lab up, 300 long flows, two drains and a dead L4 node, verdict, lab down
+	$(BIN)/edgectl lab demo
+
+clean: ## stop a lab that is still up, remove what setup and the tests made here
+	@[ ! -x $(BIN)/edgectl ] || $(BIN)/edgectl lab down || true
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Pins every requirement with its hashes. Names no index: whoever installs chooses where from.
+lock: setup ## renew requirements.lock (needs uv)
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-header \
+	  --python-version 3.11 --upgrade --quiet --output-file $(LOCK)

@@ -1,0 +1,37 @@
+"""Nodes and the agents that run on them."""
+
+from enum import StrEnum
+
+from orchestrator.contract.base import Contract, Name
+
+
+class NodeKind(StrEnum):
+    """What a host of the fleet is."""
+
+    L4 = "l4"
+    PROXY = "proxy"
+
+
+class AgentRole(StrEnum):
+    """One agent process on a node. Each joins, holds a certificate and is sent snapshots by itself."""
+
+    BALANCER = "balancer"
+    REDIRECTOR = "redirector"
+    PROXY = "proxy"
+
+
+#: Which agents a node of each kind runs.
+ROLES_OF_KIND: dict[NodeKind, tuple[AgentRole, ...]] = {
+    NodeKind.L4: (AgentRole.BALANCER,),
+    NodeKind.PROXY: (AgentRole.REDIRECTOR, AgentRole.PROXY),
+}
+
+
+class AgentIdentity(Contract):
+    """Who an agent is: in its certificate as the URI SAN `edgefleet://node/<node>/<role>`, CN `<node>/<role>`."""
+
+    node: Name
+    role: AgentRole
+
+    def __str__(self) -> str:
+        return f"{self.node}/{self.role}"

@@ -1,0 +1,84 @@
+"""Pools, their members, and the generations of their membership."""
+
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.contract.base import Contract, Identifier, Name
+
+#: Rows of a forwarding table. Prime, as Maglev needs (Eisenbud et al., NSDI 2016, section 3.4: a table of more than
+#: 100 rows per member keeps the imbalance below 1 %).
+DEFAULT_TABLE_ROWS = 65537
+
+#: Generations that may be live at once. Chains stay short, so this bounds memory and build time, not survival.
+MAX_LIVE_GENERATIONS = 64
+
+#: Owners in a chain: the row's present owner and up to three earlier ones.
+MAX_OWNERS = 4
+
+#: Weights are small integers: a member of weight 100 takes 100 turns to another's one.
+MAX_WEIGHT = 100
+
+
+class MemberState(StrEnum):
+    """Where a member stands in the drain state machine. Only an active member is given new flows."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    DRAINED = "drained"
+
+
+class Member(Contract):
+    """A host that a pool forwards to."""
+
+    id: Identifier
+    """Stable, fleet-wide, and not reused while a live generation knows it. Travels in GUE owner lists."""
+    name: Name
+    """The node's name."""
+    address: IPv4Address
+    """Where encapsulated packets are sent: the host's own address on the underlay."""
+    state: MemberState
+    reachable: bool = True
+    """False only when the host itself is gone: it then leaves the owner chains (unhealthy is not dead)."""
+
+
+class GenerationMember(Contract):
+    """A member that a generation gives rows to."""
+
+    id: Identifier
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)]
+
+
+class Generation(Contract):
+    """An immutable membership of a pool. Its forwarding table is a pure function of it, the fleet key and the size."""
+
+    number: Annotated[int, Field(ge=1)]
+    """Grows by one with every change of the pool."""
+    members: tuple[GenerationMember, ...]
+    """Sorted by id. Empty only if nothing may take new flows."""
+
+
+class PoolForwarding(Contract):
+    """All that a node needs to build a pool's forwarding table."""
+
+    name: Name
+    slot: Annotated[int, Field(ge=0, le=255)]
+    """Index of the pool's table in the kernel's array of maps; stable."""
+    redirectors: bool = True
+    """Whether the members run the redirector. Without it, established flows need the flow table."""
+    members: tuple[Member, ...]
+    """Everyone that a live generation knows, sorted by id."""
+    generations: Annotated[tuple[Generation, ...], Field(min_length=1, max_length=MAX_LIVE_GENERATIONS)]
+    """The live generations, newest first."""
+
+
+class ForwardingSettings(Contract):
+    """Fleet-wide inputs of the flow hash and the tables. All nodes hold the same."""
+
+    hash_key: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """128-bit SipHash key, hex, so that an attacker cannot aim at a row."""
+    rows: Annotated[int, Field(ge=101, le=655373)] = DEFAULT_TABLE_ROWS
+    owners_per_row: Annotated[int, Field(ge=1, le=MAX_OWNERS)] = MAX_OWNERS
+    """1 switches second chances off: for measuring what they are worth, not for service."""

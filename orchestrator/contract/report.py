@@ -1,0 +1,106 @@
+"""Reports: what an agent tells the orchestrator about itself, every second and at once after a change."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.contract.base import Contract, Identifier, Name
+from orchestrator.contract.node import AgentRole
+
+
+class Nack(Contract):
+    """A snapshot that the agent refused; it runs on with the one before."""
+
+    version: int
+    reason: str
+
+
+class TableStatus(Contract):
+    """A pool's forwarding table as it was read back from the kernel."""
+
+    pool: Name
+    generations: tuple[int, ...]
+    rows: int
+    digest: str
+    """SHA-256 of the table's bytes: equal on all L4 nodes with equal snapshots, whatever their history."""
+    rows_of_member: dict[Identifier, int]
+    """Rows whose first owner is this member."""
+    chain_lengths: tuple[int, ...]
+    """How many rows have 0, 1, 2, 3 and 4 owners."""
+    overflowed_rows: int
+    """Rows with more owners in their live generations than a chain holds: flows of the oldest would break."""
+
+
+class BalancerStatus(Contract):
+    """Of `edge-l4 balancer`."""
+
+    role: Literal[AgentRole.BALANCER] = AgentRole.BALANCER
+    interface: str
+    xdp_mode: Literal["native", "generic", "detached"]
+    announced: tuple[Name, ...]
+    """VIPs that this node announces by BGP now."""
+    withheld: dict[Name, str]
+    """VIPs that it does not, with the reason."""
+    tables: tuple[TableStatus, ...]
+    counters: dict[str, int]
+    """Totals by name, as exported to Prometheus without the `edge_l4_` prefix."""
+
+
+class PoolCensus(Contract):
+    """A redirector's count of its own sockets in one pool."""
+
+    pool: Name
+    newest_generation: int
+    """The newest generation that the redirector knew when it counted."""
+    flows: int
+    """All flows of the pool's VIPs that this host holds."""
+    needed: dict[int, int]
+    """Generation number → flows in rows that this member no longer owns, and that this generation gave it last."""
+    orphans: int = 0
+    """Flows in rows that no live generation gave this member: nothing can bring their packets here any more."""
+
+
+class RedirectorStatus(Contract):
+    """Of `edge-l4 redirector`."""
+
+    role: Literal[AgentRole.REDIRECTOR] = AgentRole.REDIRECTOR
+    interface: str
+    xdp_mode: Literal["native", "generic", "detached"]
+    census: tuple[PoolCensus, ...]
+    counters: dict[str, int]
+
+
+class ServerHealth(Contract):
+    """A backend server as this proxy sees it."""
+
+    backend: Name
+    server: Name
+    healthy: bool
+    detail: str
+    """Of the last check: "200 in 3 ms", "connection refused", ..."""
+
+
+class ProxyStatus(Contract):
+    """Of `edge-l7`."""
+
+    role: Literal[AgentRole.PROXY] = AgentRole.PROXY
+    workers: int
+    draining: bool
+    open_flows: dict[str, int]
+    """Open client connections by protocol ("http/1.1")."""
+    requests_in_flight: int
+    health: tuple[ServerHealth, ...]
+    counters: dict[str, int]
+
+
+Status = Annotated[BalancerStatus | RedirectorStatus | ProxyStatus, Field(discriminator="role")]
+
+
+class Report(Contract):
+    """The ACK or NACK of the latest snapshot, and the agent's state."""
+
+    applied_version: int | None
+    """Version of the snapshot that runs now; None before the first."""
+    nack: Nack | None
+    """The newest refused snapshot, while it is newer than the applied one."""
+    status: Status

@@ -1,0 +1,100 @@
+"""What a proxy does with a request: listeners, hosts, routes, backends."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from orchestrator.contract.base import Address, Contract, Name, Port
+
+#: An exact host name, or a wildcard that stands for one label on the left (RFC 6125 section 6.4.3). Lower case.
+HostName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+$",
+        max_length=253,
+    ),
+]
+
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class PathMatchKind(StrEnum):
+    """How a route's path is compared (Gateway API: HTTPPathMatch)."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+
+
+class Listener(Contract):
+    """An address on which a proxy accepts flows: one per `terminate` VIP."""
+
+    vip: Name
+    address: Address
+    port: Port
+    tls: bool
+
+
+class Certificate(Contract):
+    """A certificate chain and its key, with the host names that it serves."""
+
+    hosts: Annotated[tuple[HostName, ...], Field(min_length=1)]
+    chain_pem: str
+    key_pem: Annotated[str, Field(repr=False)]
+
+
+class Route(Contract):
+    """One rule of a host. Priority: exact path, then longest prefix (by path element), then name."""
+
+    name: Name
+    kind: PathMatchKind
+    path: Annotated[str, StringConstraints(pattern=r"^/[\x21-\x7e]*$", max_length=1024)]
+    backend: Name
+    timeout_s: Seconds = 15.0
+    """From the whole request sent to the first byte of the answer (Envoy's route timeout default is 15 s)."""
+
+
+class Host(Contract):
+    """A host name and its routes."""
+
+    name: HostName
+    owner: Name
+    """The team whose file claims the host."""
+    routes: Annotated[tuple[Route, ...], Field(min_length=1)]
+
+
+class BackendServer(Contract):
+    """One server of a backend."""
+
+    name: Name
+    address: Address
+    port: Port
+
+
+class HealthCheck(Contract):
+    """Active HTTP check of each server of a backend."""
+
+    path: Annotated[str, StringConstraints(pattern=r"^/[\x21-\x7e]*$", max_length=1024)] = "/"
+    interval_s: Seconds = 2.0
+    timeout_s: Seconds = 1.0
+    healthy_after: Annotated[int, Field(ge=1, le=10)] = 2
+    unhealthy_after: Annotated[int, Field(ge=1, le=10)] = 3
+
+
+class Backend(Contract):
+    """A named set of servers behind the proxies; each request picks one of them anew."""
+
+    name: Name
+    servers: Annotated[tuple[BackendServer, ...], Field(min_length=1)]
+    health: HealthCheck = HealthCheck()
+
+
+class Goodbye(Contract):
+    """How a draining proxy ends its flows. Absent while the proxy serves normally."""
+
+    started_at: float
+    """Unix time of the drain's start; the spread counts from here, also after a restart."""
+    spread_s: Seconds = 10.0
+    """Idle keep-alive connections are closed evenly over this time, so that clients do not reconnect as one herd."""
+    reset: bool = False
+    """An operator's `--force`: what is still open is reset now."""

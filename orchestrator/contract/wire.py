@@ -1,0 +1,56 @@
+"""The HTTPS API between agents, operators and the orchestrator: paths and bodies.
+
+Agents and operators are told apart by their client certificates. Only `JOIN` is open to a client without one.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.contract.base import Contract, Name
+from orchestrator.contract.node import AgentRole
+
+JOIN = "/v1/join"
+"""POST JoinRequest → JoinResponse."""
+NODE_SNAPSHOT = "/v1/node/snapshot"
+"""GET ?after=VERSION&wait=SECONDS → 200 snapshot newer than VERSION, or 204 when the wait is over. Agents only."""
+NODE_REPORT = "/v1/node/report"
+"""POST Report → 204. Agents only."""
+
+#: Longest long-poll that the orchestrator grants, in seconds.
+MAX_WAIT_S = 30.0
+
+
+class JoinRequest(Contract):
+    """A one-time token, redeemed for a certificate."""
+
+    token: Annotated[str, Field(max_length=256, repr=False)]
+    node: Name
+    role: AgentRole
+    csr_pem: Annotated[str, Field(max_length=8192)]
+    """Signing request for a key that never leaves the node."""
+
+
+class JoinResponse(Contract):
+    """The agent's certificate and the CA that signed it."""
+
+    certificate_pem: str
+    ca_pem: str
+
+
+class Problem(Contract):
+    """Body of every error answer: what, where, and what to do."""
+
+    code: str
+    """Stable, for programs: `capacity_guard`, `not_found`, `token_used`, ..."""
+    message: str
+    path: str | None = None
+    """The field or file position that it is about: `vips[1].mode`, `platform.yaml:12:9`."""
+    hint: str | None = None
+    """What to do next."""
+
+
+class Problems(Contract):
+    """All problems found, at least one."""
+
+    problems: Annotated[tuple[Problem, ...], Field(min_length=1)]
