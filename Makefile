@@ -14,7 +14,7 @@ C_SOURCES := $(wildcard l4/bpf/*.c l4/bpf/*.h)
 
 # What the product runs on, what the tests and benches need, what the lint needs.
 PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2 iproute2 ethtool procps \
-            openssl curl tcpdump nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
+            openssl curl jq tcpdump nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
 
 .PHONY: help setup check-system packages lint format test-fast test demo clean lock
 
