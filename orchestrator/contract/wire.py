@@ -1,6 +1,7 @@
 """The HTTPS API between agents, operators and the orchestrator: paths and bodies.
 
-Agents and operators are told apart by their client certificates. Only `JOIN` is open to a client without one.
+Agents and operators are told apart by their client certificates. Only `CA` and `JOIN` are open to a client without
+one.
 """
 
 from typing import Annotated
@@ -10,15 +11,24 @@ from pydantic import Field
 from orchestrator.contract.base import Contract, Name
 from orchestrator.contract.node import AgentRole
 
+CA = "/v1/ca"
+"""GET → the CA certificate, PEM. To be believed only if its hash is the one in a join token."""
 JOIN = "/v1/join"
 """POST JoinRequest → JoinResponse."""
 NODE_SNAPSHOT = "/v1/node/snapshot"
-"""GET ?after=VERSION&wait=SECONDS → 200 snapshot newer than VERSION, or 204 when the wait is over. Agents only."""
+"""GET ?after=VERSION&wait=SECONDS → 200 snapshot newer than VERSION, or 204 when the wait is over. Agents only.
+
+204 also for an agent that has joined and is not in the configuration (yet, or any more): it runs on as it is."""
 NODE_REPORT = "/v1/node/report"
 """POST Report → 204. Agents only."""
+NODE_CERTIFICATE = "/v1/node/certificate"
+"""POST RenewRequest → JoinResponse: a new certificate for the identity in the present one. Agents only."""
 
 #: Longest long-poll that the orchestrator grants, in seconds.
 MAX_WAIT_S = 30.0
+
+#: Longest reason of a NACK, in characters; what is beyond is cut off.
+MAX_NACK_REASON = 2000
 
 
 class JoinRequest(Contract):
@@ -36,6 +46,12 @@ class JoinResponse(Contract):
 
     certificate_pem: str
     ca_pem: str
+
+
+class RenewRequest(Contract):
+    """A new certificate, before the present one expires."""
+
+    csr_pem: Annotated[str, Field(max_length=8192)]
 
 
 class Problem(Contract):
