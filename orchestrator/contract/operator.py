@@ -1,0 +1,270 @@
+"""The operator API: paths, questions and answers. Operators are known by certificates `edgefleet://operator/<name>`.
+
+Errors are `wire.Problems`: 401 no certificate, 403 not an operator's, 404 `not_found`, 409 refused by a guard or by the
+present state, 413 and 422 bad input. Lists are JSON arrays of the views below, sorted by name.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
+from orchestrator.contract.node import AgentRole, NodeKind
+from orchestrator.contract.pool import GenerationMember, MemberState
+from orchestrator.contract.report import Nack, TableStatus
+from orchestrator.contract.route import HostName, Route
+from orchestrator.contract.vip import VipMode
+
+CONFIGURATION = "/v1/configuration"
+"""POST ApplyRequest → Applied; 422 with every finding, and nothing changed."""
+STATUS = "/v1/status"
+"""GET → StatusView."""
+VIPS = "/v1/vips"
+"""GET → [VipView]."""
+POOLS = "/v1/pools"
+"""GET → [PoolView]."""
+NODES = "/v1/nodes"
+"""GET → [NodeView]."""
+HOSTS = "/v1/hosts"
+"""GET → [HostView]."""
+BACKENDS = "/v1/backends"
+"""GET → [BackendView]."""
+DRAINS = "/v1/drains"
+"""GET → [DrainView] of all members that are not active."""
+TABLES = "/v1/tables"
+"""GET → [TableView]."""
+NODE_DRAIN = "/v1/nodes/{name}/drain"
+"""POST DrainRequest → DrainView, idempotent (a new deadline or force is taken over); 409 `capacity_guard`,
+`generations_full`, `not_supported` (an L4 node). GET → DrainView."""
+NODE_DRAIN_CANCEL = "/v1/nodes/{name}/drain/cancel"
+"""POST → DrainView: a draining member is active again; 409 `not_draining`."""
+NODE_UNDRAIN = "/v1/nodes/{name}/undrain"
+"""POST → DrainView: a drained (or draining) member is active again; 409 `not_drained`."""
+TOKENS = "/v1/tokens"
+"""POST TokenRequest → TokenAnswer."""
+
+#: Limits of a configuration, which together bound what a POST may hold.
+MAX_CONFIGURATION_FILES = 10_000
+MAX_CONFIGURATION_FILE_BYTES = 1024 * 1024
+MAX_CONFIGURATION_BYTES = 16 * 1024 * 1024
+
+#: Lifetime of a join token in seconds: usual and longest.
+DEFAULT_TOKEN_TTL_S = 3600
+MAX_TOKEN_TTL_S = 7 * 86400
+
+#: Code of the refusal that `edgectl` turns into exit code 3.
+CAPACITY_GUARD = "capacity_guard"
+
+
+class ApplyRequest(Contract):
+    """A configuration directory."""
+
+    files: dict[str, Annotated[str, Field(repr=False)]]
+    """Relative path (with `/`) → text: all `*.yaml` files, and the PEM files that they name."""
+
+
+class Applied(Contract):
+    """The fleet runs by this configuration now."""
+
+    version: int
+    """The fleet revision."""
+    changed: bool
+    """False: it was in force already, and nothing happened."""
+    summary: tuple[str, ...]
+    """One line per change, in words: "pool edge: proxy-4 added, weight 1"."""
+
+
+class AgentView(Contract):
+    """One agent of a node."""
+
+    role: AgentRole
+    connected: bool
+    """Whether a report came in lately."""
+    report_age_s: float | None
+    """None: never since the orchestrator started."""
+    applied_version: int | None
+    up_to_date: bool
+    """Whether it has acknowledged the present revision."""
+    nack: Nack | None
+
+
+class NodeView(Contract):
+    """A host of the fleet."""
+
+    name: Name
+    kind: NodeKind
+    address: Address
+    agents: tuple[AgentView, ...]
+    state: MemberState | None
+    """Of a proxy that is a member of a pool; None for L4 nodes."""
+
+
+class MemberView(Contract):
+    """A member of a pool."""
+
+    id: Identifier
+    name: Name
+    address: Address
+    state: MemberState
+    weight: int | None
+    """None: it has left the configuration, and is known to a live generation still."""
+    reachable: bool
+    open_flows: int | None
+    """As the proxy counts them; None without a fresh report."""
+    sockets: int | None
+    """As the redirector's census counts them, this pool only; None without a fresh report."""
+
+
+class GenerationView(Contract):
+    """A live generation."""
+
+    number: int
+    members: tuple[GenerationMember, ...]
+    needed_by: dict[Name, int]
+    """Member → flows that only this generation brings to it. Empty for the newest, which all new flows need."""
+
+
+class PoolView(Contract):
+    """A pool, its members, and its live generations, newest first."""
+
+    name: Name
+    slot: int
+    min_active: int
+    active: int
+    members: tuple[MemberView, ...]
+    generations: tuple[GenerationView, ...]
+
+
+class VipView(Contract):
+    """A virtual address."""
+
+    name: Name
+    id: Identifier
+    address: Address
+    port: Port
+    mode: VipMode
+    tls: bool
+    pool: Name
+    announced_by: tuple[Name, ...]
+    """L4 nodes that report announcing it."""
+    withheld_by: dict[Name, str]
+    """L4 nodes that report not announcing it, with the reason."""
+
+
+class HostView(Contract):
+    """A host name and its routes."""
+
+    name: HostName
+    owner: Name
+    source: str
+    """Where it is configured: "teams/shop/www.yaml:2:5"."""
+    certificate_expires_at: float | None
+    """Unix time; None if the host has no certificate."""
+    routes: tuple[Route, ...]
+
+
+class ServerView(Contract):
+    """A backend server, and how the proxies see it."""
+
+    name: Name
+    address: Address
+    port: Port
+    healthy_on: tuple[Name, ...]
+    unhealthy_on: dict[Name, str]
+    """Proxy → detail of its last check."""
+
+
+class BackendView(Contract):
+    """A backend."""
+
+    name: Name
+    owner: Name
+    source: str
+    servers: tuple[ServerView, ...]
+
+
+class DrainRequest(Contract):
+    """Start a drain, or change a running one."""
+
+    deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
+    """Seconds from now after which the drain counts as late: what is left is reported, nothing is reset."""
+    force: bool = False
+    """Reset what is still open: at the deadline if there is one, else at once. The capacity guard holds all the same."""
+
+
+class DrainView(Contract):
+    """Where a member stands on its way out."""
+
+    node: Name
+    state: MemberState
+    started_at: float | None
+    """Unix time; None while active."""
+    deadline_at: float | None
+    overdue: bool
+    """The deadline has passed and the member is not drained."""
+    force: bool
+    drained_at: float | None
+    flows_at_start: int | None
+    """None if the proxy's count was not known then."""
+    flows_open: int | None
+    """The larger of what the proxy and its redirector count; None while neither has reported lately."""
+    by_protocol: dict[str, int]
+    blocked_by: tuple[str, ...]
+    """What it still waits for, in words; empty unless draining."""
+
+
+class TableView(Contract):
+    """A forwarding table as an L4 node read it back from its kernel."""
+
+    node: Name
+    applied_version: int | None
+    report_age_s: float
+    table: TableStatus
+
+
+class StatusView(Contract):
+    """The fleet at a glance."""
+
+    revision: int
+    configured: bool
+    """False until the first configuration was applied."""
+    nodes: tuple[NodeView, ...]
+    pools: tuple[PoolView, ...]
+    vips: tuple[VipView, ...]
+    drains: tuple[DrainView, ...]
+    warnings: tuple[str, ...]
+    """What an operator should know, in words: an agent that refused its snapshot, rows whose chains overflow, ..."""
+
+
+class TokenRequest(Contract):
+    """A one-time token for one agent."""
+
+    node: Name
+    role: AgentRole
+    ttl_s: Annotated[int, Field(ge=1, le=MAX_TOKEN_TTL_S)] = DEFAULT_TOKEN_TTL_S
+
+
+class TokenAnswer(Contract):
+    """Shown once: the orchestrator keeps a hash only."""
+
+    token: Annotated[str, Field(repr=False)]
+    expires_at: float
+    """Unix time."""
+
+
+class OperatorContext(Contract):
+    """`context.json` in an operator's directory, beside `ca.pem`, `operator.pem` and `operator.key`."""
+
+    endpoints: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Base addresses of the orchestrators: "https://198.18.4.10:7443"."""
+    network_namespace: str | None = None
+    """Network namespace from which they are reachable (the lab); None: this one."""
+
+
+VIP_LIST: TypeAdapter[tuple[VipView, ...]] = TypeAdapter(tuple[VipView, ...])
+POOL_LIST: TypeAdapter[tuple[PoolView, ...]] = TypeAdapter(tuple[PoolView, ...])
+NODE_LIST: TypeAdapter[tuple[NodeView, ...]] = TypeAdapter(tuple[NodeView, ...])
+HOST_LIST: TypeAdapter[tuple[HostView, ...]] = TypeAdapter(tuple[HostView, ...])
+BACKEND_LIST: TypeAdapter[tuple[BackendView, ...]] = TypeAdapter(tuple[BackendView, ...])
+DRAIN_LIST: TypeAdapter[tuple[DrainView, ...]] = TypeAdapter(tuple[DrainView, ...])
+TABLE_LIST: TypeAdapter[tuple[TableView, ...]] = TypeAdapter(tuple[TableView, ...])
