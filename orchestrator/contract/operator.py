@@ -189,7 +189,7 @@ class DrainRequest(Contract):
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
     """Seconds from now after which the drain counts as late: what is left is reported, nothing is reset."""
     force: bool = False
-    """Reset what is still open: at the deadline if there is one, else at once. The capacity guard holds all the same."""
+    """Reset what is still open: at the deadline if there is one, else at once. The capacity guard holds even so."""
 
 
 class DrainView(Contract):

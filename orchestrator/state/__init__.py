@@ -1,0 +1,1 @@
+"""Where the orchestrator keeps what must survive: one small interface, and SQLite behind it."""
