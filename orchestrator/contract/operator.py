@@ -59,7 +59,7 @@ CAPACITY_GUARD = "capacity_guard"
 class ApplyRequest(Contract):
     """A configuration directory."""
 
-    files: dict[str, Annotated[str, Field(repr=False)]]
+    files: Annotated[dict[str, str], Field(repr=False)]
     """Relative path (with `/`) → text: all `*.yaml` files, and the PEM files that they name."""
 
 

@@ -1,0 +1,129 @@
+"""What may stand in the files. One model per entry; entries are checked one by one, so that all findings show."""
+
+from ipaddress import IPv4Address
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from orchestrator.contract.base import Address, Contract, Name, Port
+from orchestrator.contract.node import NodeKind
+from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT
+from orchestrator.contract.route import HealthCheck, HostName, Seconds
+from orchestrator.contract.snapshot import BgpNeighbor
+from orchestrator.contract.vip import VipMode
+
+RoutePath = Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=1024)]
+
+
+class BgpEntry(Contract):
+    """`nodes[].bgp`."""
+
+    asn: Annotated[int, Field(ge=1, le=4294967295)]
+    router_id: IPv4Address | None = None
+    """The node's address if absent."""
+    neighbors: Annotated[tuple[BgpNeighbor, ...], Field(min_length=1)]
+    bfd_interval_ms: Annotated[int, Field(ge=10, le=10000)] = 50
+    bfd_multiplier: Annotated[int, Field(ge=2, le=50)] = 3
+
+
+class NodeEntry(Contract):
+    """`nodes[]`."""
+
+    name: Name
+    kind: NodeKind
+    address: IPv4Address
+    bgp: BgpEntry | None = None
+
+
+class MemberEntry(Contract):
+    """`pools[].members[]`."""
+
+    node: Name
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
+
+
+class PoolEntry(Contract):
+    """`pools[]`."""
+
+    name: Name
+    members: tuple[MemberEntry, ...]
+    min_active: Annotated[int, Field(ge=1)] = 1
+
+
+class VipEntry(Contract):
+    """`vips[]`."""
+
+    name: Name
+    address: Address
+    port: Port
+    mode: VipMode
+    pool: Name
+    tls: bool = True
+
+
+class ForwardingEntry(Contract):
+    """`forwarding`."""
+
+    rows: Annotated[int, Field(ge=101, le=655373)] = DEFAULT_TABLE_ROWS
+    owners_per_row: Annotated[int, Field(ge=1, le=MAX_OWNERS)] = MAX_OWNERS
+
+
+class DrainEntry(Contract):
+    """`drain`."""
+
+    spread_s: Seconds = 10.0
+
+
+class RouteEntry(Contract):
+    """`hosts[].routes[]`: exactly one of `prefix` and `exact`."""
+
+    name: Name
+    prefix: RoutePath | None = None
+    exact: RoutePath | None = None
+    backend: Name
+    timeout_s: Seconds = 15.0
+
+    @model_validator(mode="after")
+    def _has_one_path(self) -> Self:
+        if (self.prefix is None) == (self.exact is None):
+            raise ValueError("a route has exactly one of `prefix` and `exact`")
+        return self
+
+
+class HostEntry(Contract):
+    """`hosts[]`."""
+
+    name: HostName
+    certificate: str | None = None
+    key: str | None = None
+    routes: Annotated[tuple[RouteEntry, ...], Field(min_length=1)]
+
+
+class ServerEntry(Contract):
+    """`backends[].servers[]`."""
+
+    name: Name
+    address: Address
+    port: Port
+
+
+class BackendEntry(Contract):
+    """`backends[]`."""
+
+    name: Name
+    servers: Annotated[tuple[ServerEntry, ...], Field(min_length=1)]
+    health: HealthCheck = HealthCheck()
+
+
+#: Sections of `platform.yaml` and of a team's file: field → model of one entry, and whether it is a list of them.
+PLATFORM_SECTIONS: dict[str, tuple[type[Contract], bool]] = {
+    "nodes": (NodeEntry, True),
+    "pools": (PoolEntry, True),
+    "vips": (VipEntry, True),
+    "forwarding": (ForwardingEntry, False),
+    "drain": (DrainEntry, False),
+}
+TEAM_SECTIONS: dict[str, tuple[type[Contract], bool]] = {
+    "hosts": (HostEntry, True),
+    "backends": (BackendEntry, True),
+}

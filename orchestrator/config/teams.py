@@ -1,0 +1,172 @@
+"""`teams/<team>/*.yaml`: hosts and backends. The folder names the owner."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from posixpath import normpath
+
+from orchestrator.config.certificates import CertificateUnusable, KeyPair, check_pair, covers
+from orchestrator.config.configuration import ConfiguredBackend, ConfiguredHost
+from orchestrator.config.document import Document, Place
+from orchestrator.config.entries import Placed, check_fields, names_in, read_list, refuse_repeats
+from orchestrator.config.findings import Findings
+from orchestrator.config.schema import TEAM_SECTIONS, BackendEntry, HostEntry, RouteEntry
+from orchestrator.contract.route import Backend, BackendServer, Certificate, Host, PathMatchKind, Route
+
+
+@dataclass(slots=True)
+class Teams:
+    """The valid entries of all teams' files."""
+
+    hosts: list[ConfiguredHost] = field(default_factory=list)
+    certificates: list[Certificate] = field(default_factory=list)
+    backends: list[ConfiguredBackend] = field(default_factory=list)
+
+
+def read_teams(
+    documents: tuple[tuple[str, Document], ...], files: Mapping[str, str], *, plaintext: bool, findings: Findings
+) -> Teams:
+    """All teams' files, as (team, document). `plaintext`: some VIP serves hosts without a certificate."""
+    teams = Teams()
+    all_hosts: list[Placed[HostEntry]] = []
+    all_backends: list[Placed[BackendEntry]] = []
+    owners: dict[str, set[str]] = {}
+    for team, document in documents:
+        for name in names_in(document, "backends"):
+            owners.setdefault(name, set()).add(team)
+    for team, document in documents:
+        check_fields(document, TEAM_SECTIONS, findings)
+        hosts = read_list(document, "hosts", HostEntry, findings)
+        backends = read_list(document, "backends", BackendEntry, findings)
+        all_hosts += hosts
+        all_backends += backends
+        for host in hosts:
+            _check_routes(host, team, owners, findings)
+            certificate = _certificate(host, files, plaintext, findings)
+            if certificate is not None:
+                teams.certificates.append(certificate)
+            teams.hosts.append(ConfiguredHost(host=_host(host.value, team), source=host.place.position))
+        for backend in backends:
+            refuse_repeats(
+                [Placed(server, backend.place.at("servers", i)) for i, server in enumerate(backend.value.servers)],
+                lambda server: server.name,
+                "a server",
+                findings,
+            )
+            teams.backends.append(
+                ConfiguredBackend(backend=_backend(backend.value), owner=team, source=backend.place.position)
+            )
+    _refuse_double_claims(all_hosts, findings)
+    refuse_repeats(all_backends, lambda backend: backend.name, "a backend", findings)
+    return teams
+
+
+def _refuse_double_claims(hosts: list[Placed[HostEntry]], findings: Findings) -> None:
+    first: dict[str, Place] = {}
+    for entry in hosts:
+        name = entry.value.name
+        if name in first:
+            findings.add(
+                "host_claimed_twice",
+                entry.place.at("name"),
+                f"{name} is claimed here and at {first[name].position}",
+                "one team owns a host: remove one of the two",
+            )
+        else:
+            first[name] = entry.place.at("name")
+
+
+def _check_routes(host: Placed[HostEntry], team: str, owners: dict[str, set[str]], findings: Findings) -> None:
+    routes = [Placed(route, host.place.at("routes", index)) for index, route in enumerate(host.value.routes)]
+    refuse_repeats(routes, lambda route: route.name, "a route", findings)
+    refuse_repeats(routes, _path_in_words, "a route for", findings)
+    for route in routes:
+        backend = route.value.backend
+        if backend not in owners:
+            findings.add(
+                "unknown_backend",
+                route.place.at("backend"),
+                f"there is no backend {backend}",
+                f"add it under `backends` in a file of teams/{team}",
+            )
+        elif team not in owners[backend]:
+            findings.add(
+                "backend_of_another_team",
+                route.place.at("backend"),
+                f"backend {backend} belongs to {', '.join(sorted(owners[backend]))}",
+                "route to a backend of your own; grants between teams are not served by this version",
+            )
+
+
+def _certificate(
+    host: Placed[HostEntry], files: Mapping[str, str], plaintext: bool, findings: Findings
+) -> Certificate | None:
+    entry = host.value
+    if entry.certificate is None and entry.key is None:
+        if not plaintext:
+            findings.add(
+                "certificate_missing",
+                host.place,
+                f"{entry.name} has no certificate, and every VIP speaks TLS",
+                "add `certificate:` and `key:`, paths relative to this file",
+            )
+        return None
+    if entry.certificate is None or entry.key is None:
+        absent = "certificate" if entry.certificate is None else "key"
+        findings.add("missing_field", host.place.at(absent), f"{absent!r} is missing", "give both or none")
+        return None
+    chain = _referenced(host.place.at("certificate"), entry.certificate, files, findings)
+    key = _referenced(host.place.at("key"), entry.key, files, findings)
+    if chain is None or key is None:
+        return None
+    try:
+        pair: KeyPair = check_pair(chain, key)
+    except CertificateUnusable as error:
+        findings.add(error.code, host.place.at("key" if error.in_key else "certificate"), str(error), error.hint)
+        return None
+    if not covers(pair.names, entry.name):
+        findings.add(
+            "certificate_not_for_host",
+            host.place.at("certificate"),
+            f"the certificate serves {', '.join(pair.names[:10]) or 'no DNS name'}, not {entry.name}",
+            "request one with this name as subject alternative name",
+        )
+        return None
+    return Certificate(hosts=(entry.name,), chain_pem=pair.chain_pem, key_pem=pair.key_pem)
+
+
+def _referenced(place: Place, reference: str, files: Mapping[str, str], findings: Findings) -> str | None:
+    """Text of a file that is named relative to the document."""
+    path = normpath(str(PurePosixPath(place.document.path).parent / reference))
+    if reference.startswith("/") or path.startswith(".."):
+        findings.add("path_outside", place, f"{reference} lies outside the directory", "keep the file inside it")
+        return None
+    if path not in files:
+        findings.add("file_missing", place, f"there is no file {path}", "the path is relative to this file")
+        return None
+    return files[path]
+
+
+def _path_in_words(route: RouteEntry) -> str:
+    return f"the exact path {route.exact}" if route.exact is not None else f"the prefix {route.prefix}"
+
+
+def _host(entry: HostEntry, team: str) -> Host:
+    routes = tuple(
+        Route(
+            name=route.name,
+            kind=PathMatchKind.PREFIX if route.exact is None else PathMatchKind.EXACT,
+            path=route.exact or route.prefix or "/",
+            backend=route.backend,
+            timeout_s=route.timeout_s,
+        )
+        for route in entry.routes
+    )
+    return Host(name=entry.name, owner=team, routes=routes)
+
+
+def _backend(entry: BackendEntry) -> Backend:
+    servers = tuple(
+        BackendServer(name=server.name, address=server.address, port=server.port) for server in entry.servers
+    )
+    return Backend(name=entry.name, servers=servers, health=entry.health)

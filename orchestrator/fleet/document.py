@@ -1,0 +1,118 @@
+"""The fleet's state: one immutable document.
+
+It holds what must survive the orchestrator and is not in the configuration: identifiers, the state of members, and
+the live generations of each pool. `revision` is the version of the snapshots compiled from it, and grows with every
+change.
+"""
+
+from ipaddress import IPv4Address
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.contract.base import Contract, Identifier, Name
+from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, GenerationMember, MemberState
+
+MAX_IDENTIFIER = 65535
+
+
+class FleetRefused(Exception):
+    """A change that the fleet's state does not allow. `code` is for programs, `hint` says what to do."""
+
+    def __init__(self, code: str, message: str, hint: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+        self.path = path
+
+
+class Drain(Contract):
+    """A member's way out, from the first moment; kept while it is drained."""
+
+    started_at: float
+    """Unix time."""
+    deadline_at: float | None = None
+    force: bool = False
+    reset: bool = False
+    """The moment for `force` has come: what is open is reset."""
+    flows_at_start: int | None = None
+    drained_at: float | None = None
+
+
+class FleetMember(Contract):
+    """A proxy that is, or was, a member of a pool. Known until no live generation knows it."""
+
+    id: Identifier
+    name: Name
+    address: IPv4Address
+    state: MemberState = MemberState.ACTIVE
+    drain: Drain | None = None
+    """Present unless active."""
+    reachable: bool = True
+
+
+class LiveGeneration(Contract):
+    """A generation, and the revision that brought it."""
+
+    generation: Generation
+    revision: int
+    """An agent that has applied this revision, or a later one, knows the generation."""
+
+
+class FleetPool(Contract):
+    """A pool's slot and generations."""
+
+    name: Name
+    slot: Annotated[int, Field(ge=0, le=255)]
+    generations: Annotated[tuple[LiveGeneration, ...], Field(min_length=1, max_length=MAX_LIVE_GENERATIONS)]
+    """Newest first."""
+
+    @property
+    def newest(self) -> LiveGeneration:
+        return self.generations[0]
+
+    @property
+    def known_ids(self) -> frozenset[int]:
+        """Members of any live generation."""
+        return frozenset(member.id for live in self.generations for member in live.generation.members)
+
+    def newest_members(self) -> tuple[GenerationMember, ...]:
+        return self.newest.generation.members
+
+
+class FleetState(Contract):
+    """The whole. A new fleet has revision 0 and no configuration."""
+
+    revision: int = 0
+    hash_key: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", repr=False)]
+    configuration: str | None = None
+    """Digest of the configuration in force."""
+    members: tuple[FleetMember, ...] = ()
+    """Sorted by id."""
+    pools: tuple[FleetPool, ...] = ()
+    """Sorted by name."""
+    l4_ids: dict[Name, Identifier] = {}
+    vip_ids: dict[Name, Identifier] = {}
+    """VIPs that are gone keep their id: it is never another VIP's."""
+    last_member_id: int = 0
+    last_l4_id: int = 0
+
+    def member(self, name: str) -> FleetMember | None:
+        return next((member for member in self.members if member.name == name), None)
+
+    def pool(self, name: str) -> FleetPool | None:
+        return next((pool for pool in self.pools if pool.name == name), None)
+
+    def with_member(self, member: FleetMember) -> "FleetState":
+        """The same, with this member in the place of its namesake."""
+        members = tuple(member if other.name == member.name else other for other in self.members)
+        return self.model_copy(update={"members": members})
+
+
+def next_identifier(last: int, taken: frozenset[int] | set[int], what: str) -> int:
+    """The next free one after `last`, around the end if need be: the longest time before an id is used again."""
+    for step in range(1, MAX_IDENTIFIER + 1):
+        candidate = (last + step - 1) % MAX_IDENTIFIER + 1
+        if candidate not in taken:
+            return candidate
+    raise FleetRefused("identifiers_exhausted", f"all {MAX_IDENTIFIER} ids of {what} are taken", "remove some first")
