@@ -1,0 +1,104 @@
+"""What makes a lab complete. Each look says what is missing, in words, or None."""
+
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from orchestrator.contract.operator import StatusView
+from orchestrator.lab import router
+from orchestrator.lab.commands import status_command
+from orchestrator.lab.errors import LabError
+from orchestrator.lab.fabric import run, run_in
+from orchestrator.lab.lab import Lab
+from orchestrator.lab.processes import Role
+from orchestrator.lab.topology import HOST_NAME, ORCHESTRATOR_PORT, VIP_PORT, VIP_V4, VIP_V6, LabHost
+
+#: Seconds for one request of the final check, connection included.
+REQUEST_TIMEOUT_S: Final = 5
+
+#: State LISTEN in /proc/net/tcp (include/net/tcp_states.h).
+_LISTEN: Final = "0A"
+
+
+def orchestrator_listens(lab: Lab) -> str | None:
+    """Read from the process's own view of its namespace, so that nobody has to connect."""
+    control = lab.topology.control
+    pid = lab.process(control.name, Role.ORCHESTRATOR).pid
+    endpoint = f"{control.address}:{ORCHESTRATOR_PORT}"
+    wanted = f"{int.from_bytes(control.address.packed, 'little'):08X}:{ORCHESTRATOR_PORT:04X}"
+    try:
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()]
+    except OSError:
+        rows = []
+    if any(row[1] == wanted and row[3] == _LISTEN for row in rows):
+        return None
+    return f"the orchestrator does not listen on {endpoint} yet"
+
+
+def routes_are_complete(lab: Lab) -> str | None:
+    """Every BGP session up, and every L4 node a next hop of both VIPs in the router's kernel."""
+    for session in router.sessions(lab.directory(lab.topology.router.name)):
+        if not session.established:
+            return f"BGP session {session.name} is {session.state or 'down'}"
+    expected: dict[IPv4Address | IPv6Address, set[str]] = {
+        VIP_V4: {str(node.v4[0].ip) for node in lab.topology.l4_nodes},
+        VIP_V6: {str(node.v6[0].ip) for node in lab.topology.l4_nodes},
+    }
+    for vip, wanted in expected.items():
+        missing = wanted - router.next_hops(lab.topology.router.namespace, vip)
+        if missing:
+            return f"the router has no route to {vip} by {', '.join(sorted(missing))}"
+    return None
+
+
+def agents_are_up_to_date(lab: Lab) -> str | None:
+    """Every agent connected, with the newest revision acknowledged, as the orchestrator sees it."""
+    try:
+        status = StatusView.model_validate_json(run_as_operator(lab, status_command()))
+    except ValidationError as error:
+        raise LabError(f"`edgectl status --json` is not understood: {error}") from error
+    for node in status.nodes:
+        for agent in node.agents:
+            who = f"{agent.role} on {node.name}"
+            if agent.nack is not None:
+                raise LabError(f"{who} refused the lab's configuration: {agent.nack.reason}")
+            if not agent.connected:
+                return f"{who} is not connected"
+            if not agent.up_to_date:
+                return f"{who} runs revision {agent.applied_version}, not {status.revision}"
+    return None
+
+
+def requests_are_answered(lab: Lab) -> str | None:
+    """A request from every client address to the VIP of its family is answered by a backend, over verified TLS."""
+    client = lab.topology.client
+    backends = {host.name for host in lab.topology.backends}
+    for source in (interface.ip for interface in client.addresses):
+        vip = VIP_V4 if source.version == 4 else VIP_V6
+        try:
+            body = request(lab, client, source, vip).strip()
+        except LabError as error:
+            return f"no answer from {vip} to {source}: {error}"
+        if body not in backends:
+            return f"{vip} answered {source} with {body[:60]!r}, which is no backend's name"
+    return None
+
+
+def request(lab: Lab, client: LabHost, source: IPv4Address | IPv6Address, vip: IPv4Address | IPv6Address) -> str:
+    """The body of one GET / over the VIP. Raises LabError with curl's words."""
+    address = str(vip) if vip.version == 4 else f"[{vip}]"
+    return run_in(
+        client.namespace,
+        [
+            *("curl", "--silent", "--show-error", "--fail", "--max-time", str(REQUEST_TIMEOUT_S)),
+            *("--interface", str(source), "--cacert", str(lab.ca)),
+            *("--resolve", f"{HOST_NAME}:{VIP_PORT}:{address}", f"https://{HOST_NAME}:{VIP_PORT}/"),
+        ],
+    )
+
+
+def run_as_operator(lab: Lab, argv: list[str]) -> str:
+    """Runs `edgectl` with the lab's operator context. Raises LabError with what it wrote."""
+    return run(argv, environment={"EDGECTL_CONTEXT": str(lab.operator)})

@@ -1,0 +1,101 @@
+"""The configuration that a lab starts with: one pool behind two VIPs, one team with one host."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from orchestrator.lab.certificates import IssuedCertificate
+from orchestrator.lab.content import HEALTH_PATH
+from orchestrator.lab.spec import LabSpec
+from orchestrator.lab.topology import (
+    BACKEND_PORT,
+    FIRST_L4_ASN,
+    HOST_NAME,
+    L4_NODES,
+    ROUTER_ASN,
+    VIP_PORT,
+    VIP_V4,
+    VIP_V6,
+    Topology,
+)
+
+POOL = "edge"
+BACKEND = "shop-web"
+
+
+def write_configuration(directory: Path, spec: LabSpec, topology: Topology, certificate: IssuedCertificate) -> None:
+    """A directory for `edgectl apply`. The key is readable by its owner alone."""
+    team = directory / "teams" / "shop"
+    (team / "certs").mkdir(parents=True)
+    (directory / "platform.yaml").write_text(_yaml(platform(spec, topology)))
+    (team / "www.yaml").write_text(_yaml(team_file(topology)))
+    (team / "certs" / "www.pem").write_text(certificate.certificate)
+    key = team / "certs" / "www.key"
+    key.touch(0o600)
+    key.write_text(certificate.key)
+
+
+def platform(spec: LabSpec, topology: Topology) -> dict[str, Any]:
+    """`platform.yaml`: nodes, the pool with its capacity guard, the VIPs."""
+    neighbors = [{"address": str(gateway.ip), "asn": ROUTER_ASN} for gateway in L4_NODES.gateways]
+    l4_nodes = [
+        {
+            "name": node.name,
+            "kind": "l4",
+            "address": str(node.address),
+            "bgp": {"asn": FIRST_L4_ASN + index, "neighbors": neighbors},
+        }
+        for index, node in enumerate(topology.l4_nodes)
+    ]
+    proxies = [{"name": node.name, "kind": "proxy", "address": str(node.address)} for node in topology.proxies]
+    return {
+        "nodes": l4_nodes + proxies,
+        "pools": [
+            {
+                "name": POOL,
+                "members": [{"node": node.name} for node in topology.proxies],
+                "min_active": spec.min_active,
+            }
+        ],
+        "vips": [
+            {"name": name, "address": str(address), "port": VIP_PORT, "mode": "terminate", "pool": POOL}
+            for name, address in (("web-v4", VIP_V4), ("web-v6", VIP_V6))
+        ],
+        "forwarding": {"rows": spec.rows, "owners_per_row": spec.owners_per_row},
+        "drain": {"spread_s": spec.drain_spread_s},
+    }
+
+
+def team_file(topology: Topology) -> dict[str, Any]:
+    """`teams/shop/www.yaml`: a host, its certificate, and the backend behind all of its paths."""
+    return {
+        "hosts": [
+            {
+                "name": HOST_NAME,
+                "certificate": "certs/www.pem",
+                "key": "certs/www.key",
+                "routes": [{"name": "all", "prefix": "/", "backend": BACKEND}],
+            }
+        ],
+        "backends": [
+            {
+                "name": BACKEND,
+                "servers": [
+                    {"name": host.name, "address": str(host.address), "port": BACKEND_PORT}
+                    for host in topology.backends
+                ],
+                "health": {"path": HEALTH_PATH, "interval_s": 1, "timeout_s": 1},
+            }
+        ],
+    }
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style = False
+    yaml.representer.ignore_aliases = lambda _value: True
+    text = StringIO()
+    yaml.dump(content, text)
+    return text.getvalue()
