@@ -1,0 +1,197 @@
+"""Views of the operator API, drawn for a terminal."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.contract.operator import (
+    AgentView,
+    BackendView,
+    DrainView,
+    HostView,
+    NodeView,
+    PoolView,
+    StatusView,
+    TableView,
+    VipView,
+)
+from orchestrator.contract.pool import MemberState
+
+GOOD, BAD, CARE, QUIET = "green", "bold red", "yellow", "dim"
+
+STATE_STYLES = {MemberState.ACTIVE: GOOD, MemberState.DRAINING: CARE, MemberState.DRAINED: "cyan"}
+
+
+def table(title: str, *columns: str) -> Table:
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    return drawn
+
+
+def status(view: StatusView) -> RenderableType:
+    """The fleet at a glance: first what is wrong."""
+    parts: list[RenderableType] = []
+    head = Text(f"revision {view.revision}", style="bold")
+    if not view.configured:
+        head.append("  not configured yet: `edgectl apply DIR`", style=CARE)
+    elif not view.warnings:
+        head.append("  all is well", style=GOOD)
+    parts.append(head)
+    parts.extend(Text(f"! {warning}", style=BAD) for warning in view.warnings)
+    parts.append(nodes(view.nodes))
+    parts.append(pools(view.pools))
+    parts.append(vips(view.vips))
+    if view.drains:
+        parts.append(drains(view.drains))
+    return Group(*parts)
+
+
+def nodes(views: Sequence[NodeView]) -> RenderableType:
+    drawn = table("nodes", "name", "kind", "address", "state", "agents")
+    for view in views:
+        agents = Text("\n").join(map(agent, view.agents)) if view.agents else Text("none joined", style=CARE)
+        drawn.add_row(view.name, view.kind.value, str(view.address), state(view.state), agents)
+    return drawn
+
+
+def agent(view: AgentView) -> Text:
+    text = Text(view.role.value + " ")
+    if not view.connected:
+        silence = "never reported" if view.report_age_s is None else f"silent for {duration(view.report_age_s)}"
+        text.append(silence, style=BAD)
+    elif view.up_to_date:
+        text.append("up to date", style=GOOD)
+    else:
+        text.append(f"on revision {view.applied_version}", style=CARE)
+    if view.nack is not None:
+        text.append(f"; refused {view.nack.version}: {view.nack.reason}", style=BAD)
+    return text
+
+
+def pools(views: Sequence[PoolView]) -> RenderableType:
+    drawn = table("pools", "pool", "member", "id", "state", "weight", "open flows", "sockets")
+    for view in views:
+        guard = f"{view.name}\n{view.active} active, {view.min_active} must stay"
+        for index, member in enumerate(view.members):
+            drawn.add_row(
+                guard if index == 0 else "",
+                member.name if member.reachable else Text(f"{member.name} unreachable", style=BAD),
+                str(member.id),
+                state(member.state),
+                "gone" if member.weight is None else str(member.weight),
+                count(member.open_flows),
+                count(member.sockets),
+            )
+        if len(view.generations) > 1:
+            drawn.add_row("", Text(f"{len(view.generations)} generations live: `edgectl get generations`", style=QUIET))
+    return drawn
+
+
+def generations(views: Sequence[PoolView]) -> RenderableType:
+    drawn = table("generations, newest first", "pool", "number", "members (weight)", "needed by (flows)")
+    for view in views:
+        names = {member.id: member.name for member in view.members}
+        for index, generation in enumerate(view.generations):
+            members = ", ".join(f"{names.get(one.id, one.id)} ({one.weight})" for one in generation.members)
+            needed = ", ".join(f"{name} ({flows})" for name, flows in generation.needed_by.items())
+            newest = Text("all new flows", style=QUIET) if index == 0 else Text("nobody: retires soon", style=QUIET)
+            drawn.add_row(view.name, str(generation.number), members or "nobody", needed or newest)
+    return drawn
+
+
+def vips(views: Sequence[VipView]) -> RenderableType:
+    drawn = table("vips", "name", "address", "mode", "pool", "announced by", "withheld by")
+    for view in views:
+        withheld = "\n".join(f"{node}: {reason}" for node, reason in view.withheld_by.items())
+        announced = Text(", ".join(view.announced_by)) if view.announced_by else Text("nobody", style=BAD)
+        address = f"[{view.address}]:{view.port}" if view.address.version == 6 else f"{view.address}:{view.port}"
+        mode = f"{view.mode.value}{', tls' if view.tls else ''}"
+        drawn.add_row(view.name, address, mode, view.pool, announced, Text(withheld, style=CARE))
+    return drawn
+
+
+def hosts(views: Sequence[HostView]) -> RenderableType:
+    drawn = table("hosts", "name", "owner", "certificate", "routes", "configured in")
+    for view in views:
+        routes = "\n".join(f"{route.kind.value} {route.path} → {route.backend}" for route in view.routes)
+        drawn.add_row(view.name, view.owner, certificate(view.certificate_expires_at), routes, view.source)
+    return drawn
+
+
+def certificate(expires_at: float | None) -> Text:
+    if expires_at is None:
+        return Text("none", style=QUIET)
+    left_s = expires_at - time.time()
+    if left_s <= 0:
+        return Text(f"expired {duration(-left_s)} ago", style=BAD)
+    return Text(f"{duration(left_s)} left", style=GOOD if left_s > 7 * 86400 else CARE)
+
+
+def backends(views: Sequence[BackendView]) -> RenderableType:
+    drawn = table("backends", "name", "owner", "server", "address", "healthy on", "unhealthy on", "configured in")
+    for view in views:
+        for index, server in enumerate(view.servers):
+            unhealthy = "\n".join(f"{proxy}: {detail}" for proxy, detail in server.unhealthy_on.items())
+            drawn.add_row(
+                *((view.name, view.owner) if index == 0 else ("", "")),
+                server.name,
+                f"{server.address}:{server.port}",
+                Text(", ".join(server.healthy_on), style=GOOD) if server.healthy_on else Text("none", style=BAD),
+                Text(unhealthy, style=BAD),
+                view.source if index == 0 else "",
+            )
+    return drawn
+
+
+def drains(views: Sequence[DrainView]) -> RenderableType:
+    drawn = table("drains", "node", "state", "since", "open flows", "at start", "waits for")
+    for view in views:
+        since = duration(time.time() - view.started_at) if view.started_at is not None else ""
+        overdue = Text("overdue\n", style=BAD) if view.overdue else Text()
+        waits = overdue.append("\n".join(view.blocked_by), style="not bold default")
+        drawn.add_row(view.node, state(view.state), since, flows(view), count(view.flows_at_start), waits)
+    return drawn
+
+
+def flows(view: DrainView) -> str:
+    """How many flows are open, and of which protocols."""
+    protocols = ", ".join(f"{name} {number}" for name, number in sorted(view.by_protocol.items()) if number)
+    return count(view.flows_open) + (f" ({protocols})" if protocols else "")
+
+
+def tables(views: Iterable[TableView]) -> RenderableType:
+    drawn = table(
+        "forwarding tables, as read back from the kernel",
+        *("node", "pool", "generations", "rows", "rows by first owner (id)", "owners in a row: how often", "digest"),
+    )
+    for view in views:
+        status = view.table
+        owners = ", ".join(f"{member}: {rows}" for member, rows in sorted(status.rows_of_member.items()))
+        chains = ", ".join(f"{length}: {rows}" for length, rows in enumerate(status.chain_lengths) if rows)
+        overflow = f"\n{status.overflowed_rows} rows overflow" if status.overflowed_rows else ""
+        live = ", ".join(map(str, status.generations))
+        drawn.add_row(view.node, status.pool, live, str(status.rows), owners, chains + overflow, status.digest)
+    return drawn
+
+
+def state(value: MemberState | None) -> Text:
+    return Text("") if value is None else Text(value.value, style=STATE_STYLES[value])
+
+
+def count(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def duration(seconds: float) -> str:
+    """Two significant units at most: "3 d", "2 h 5 min", "41 s"."""
+    whole = max(0, int(seconds))
+    if whole >= 86400:
+        return f"{whole // 86400} d"
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

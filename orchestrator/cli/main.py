@@ -1,0 +1,37 @@
+"""`edgectl`: the command line of the fleet."""
+
+from orchestrator.cli.invocation import Edgectl
+
+EPILOG = """\
+\b
+At three in the morning:
+  edgectl status                      who is there, who serves what, what is wrong
+  edgectl drain proxy-1               take a proxy out; its flows run out, none breaks
+  edgectl drain proxy-1 --cancel      changed my mind
+  edgectl undrain proxy-1             back into service
+  edgectl get table --node l4-1       what an L4 node really forwards to, read from its kernel
+
+\b
+Exit codes: 0 done · 1 failed, or there are findings · 2 wrong command line
+            3 refused by a guard, nothing changed · 4 no orchestrator answered (traffic flows on)
+
+\b
+Completion:  eval "$(_EDGECTL_COMPLETE=bash_source edgectl)"     (or zsh_source, fish_source)
+"""
+
+main = Edgectl(
+    name="edgectl",
+    help="Operate an edgefleet: configure it, look at it, drain it. Every command has --help with examples.",
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    lazy={
+        "status": ("orchestrator.cli.views:status", "The fleet at a glance."),
+        "get": ("orchestrator.cli.views:get", "List VIPs, pools, nodes, hosts, backends, drains, generations, tables."),
+        "apply": ("orchestrator.cli.apply:apply", "Make a configuration directory the fleet's configuration."),
+        "drain": ("orchestrator.cli.drain:drain", "Take a proxy out of new flows, and wait until its old ones ended."),
+        "undrain": ("orchestrator.cli.drain:undrain", "Give a drained proxy new flows again."),
+        "token": ("orchestrator.cli.token:token", "A one-time token with which an agent joins the fleet."),
+        "lab": ("orchestrator.cli.lab:lab", "A whole fleet on this machine, to try things on; and the demo."),
+    },
+)
