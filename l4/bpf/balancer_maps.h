@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* The balancer's maps, and its counters. */
+#ifndef EDGE_BALANCER_MAPS_H
+#define EDGE_BALANCER_MAPS_H
+
+#include "counters.h"
+#include "flow.h"
+#include "pin.h"
+
+enum balancer_counter {
+	BALANCER_COUNTERS_START = PARSE_COUNTERS_END - 1,
+	BALANCER_COUNTERS(AS_CONSTANT) BALANCER_COUNTERS_END,
+};
+
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, counters, COUNTER_SLOTS, PIN("counters"));
+
+static __always_inline void count(__u32 counter)
+{
+	__u64 *value = counters.lookup(&counter);
+
+	if (value)
+		*value += 1;
+}
+
+struct balancer_settings {
+	__u64 hash_key[2];
+	__be32 source; /* outer source address */
+	__u16 node_id; /* travels in GUE */
+	__u16 mtu;     /* of the interface: largest outer IP packet */
+};
+
+/* An array of one map of one entry: settings change as a whole, between two packets. */
+BPF_TABLE("array", __u32, struct balancer_settings, settings_prototype, 1);
+BPF_TABLE_PINNED("array_of_maps$settings_prototype", __u32, __u32, settings, 1, PIN("settings"));
+
+static __always_inline struct balancer_settings *find_settings(void)
+{
+	__u32 zero = 0;
+	void *current = settings.lookup(&zero);
+
+	return current ? bpf_map_lookup_elem(current, &zero) : NULL;
+}
+
+#define VIP_FLOW_TABLE 1
+
+struct vip {
+	__u32 id;
+	__u32 slot; /* of its pool's table */
+	__u32 flags;
+};
+
+/* Two entries for each VIP: by address, port and protocol; and by address alone (port and protocol
+ * zero), for packets whose ports cannot be read. Twice that, so that a new set of VIPs can be
+ * entered before the old one is removed. */
+BPF_TABLE_PINNED("hash", struct service, struct vip, vips, 4 * MAX_VIPS, PIN("vips"));
+
+static __always_inline bool is_vip_address(struct service *service)
+{
+	service->port = 0;
+	service->protocol = 0;
+	return vips.lookup(service) != NULL;
+}
+
+struct traffic {
+	__u64 packets;
+	__u64 bytes; /* of inner IP packets */
+};
+
+BPF_TABLE_PINNED("percpu_array", __u32, struct traffic, vip_traffic, IDENTIFIERS,
+		 PIN("vip_traffic"));
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, member_packets, IDENTIFIERS, PIN("member_packets"));
+
+static __always_inline void count_forwarded(__u32 vip_id, __u32 bytes, __u32 member_id)
+{
+	struct traffic *traffic = vip_traffic.lookup(&vip_id);
+	__u64 *packets = member_packets.lookup(&member_id);
+
+	if (traffic) {
+		traffic->packets += 1;
+		traffic->bytes += bytes;
+	}
+	if (packets)
+		*packets += 1;
+	count(COUNT_forwarded);
+}
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* The redirector's maps, and its counters. */
+#ifndef EDGE_REDIRECTOR_MAPS_H
+#define EDGE_REDIRECTOR_MAPS_H
+
+#include "counters.h"
+#include "flow.h"
+#include "pin.h"
+
+enum redirector_counter {
+	REDIRECTOR_COUNTERS_START = PARSE_COUNTERS_END - 1,
+	REDIRECTOR_COUNTERS(AS_CONSTANT) REDIRECTOR_COUNTERS_END,
+};
+
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, counters, COUNTER_SLOTS, PIN("counters"));
+
+static __always_inline void count(__u32 counter)
+{
+	__u64 *value = counters.lookup(&counter);
+
+	if (value)
+		*value += 1;
+}
+
+struct redirector_settings {
+	__be32 address; /* this host's, on the underlay; 0: not set yet */
+	__u32 zero;
+};
+
+BPF_TABLE_PINNED("array", __u32, struct redirector_settings, settings, 1, PIN("settings"));
+
+/* Who may send encapsulated packets here: a tunnel that anyone can write to is a hole. */
+#define MAX_TUNNEL_SOURCES 16384
+
+BPF_TABLE_PINNED("hash", __be32, __u32, tunnel_sources, MAX_TUNNEL_SOURCES, PIN("tunnel_sources"));
+
+/* The L4 node that brought each flow's first packet here. The proxy asks once, at accept, so an
+ * entry need only outlive the handshake; flows that are never accepted are pushed out by newer
+ * ones. */
+#define INGRESS_ENTRIES 65536
+
+struct ingress {
+	__u64 arrived; /* nanoseconds, CLOCK_MONOTONIC */
+	__u16 l4_node;
+	__u16 zero[3];
+};
+
+BPF_TABLE_PINNED("lru_hash", struct flow, struct ingress, ingress, INGRESS_ENTRIES, PIN("ingress"));
+
+static __always_inline void record_ingress(struct flow *flow, __u16 l4_node)
+{
+	struct ingress record = {.arrived = bpf_ktime_get_ns(), .l4_node = l4_node};
+
+	ingress.update(flow, &record);
+}
+
+#endif

@@ -1,0 +1,164 @@
+"""Kernel maps: look-ups, updates and whole-table copies on a descriptor."""
+
+import contextlib
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from l4.bpf_call import (
+    Command,
+    MapType,
+    attributes,
+    bpf,
+    information,
+    open_pinned,
+    possible_cpus,
+)
+
+_PER_CPU = frozenset({MapType.PERCPU_ARRAY})
+
+
+@dataclass(frozen=True, slots=True)
+class MapShape:
+    """What the kernel fixed when the map was made."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+class Map:
+    """An open kernel map. Keys and values are octets as the C structures lay them out.
+
+    Values of per-CPU maps are read as those of all possible CPUs, one after the other, each padded to 8 octets.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Takes the descriptor over."""
+        self.descriptor = descriptor
+        kind, self._id, key_size, value_size, max_entries, flags = struct.unpack("=6I", information(descriptor, 24))
+        self.shape = MapShape(kind, key_size, value_size, max_entries, flags)
+        per_cpu = kind in _PER_CPU
+        self._value_octets = (value_size + 7) // 8 * 8 * possible_cpus() if per_cpu else value_size
+        # Buffers of the single look-up, made once: making them costs more than the system call.
+        self._key = ctypes.create_string_buffer(key_size)
+        self._value = ctypes.create_string_buffer(self._value_octets)
+        self._element = attributes(
+            struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(self._key), ctypes.addressof(self._value), 0)
+        )
+
+    @classmethod
+    def pinned(cls, path: Path, flags: int = 0) -> Self:
+        """Opens the map pinned at `path`. FileNotFoundError if there is none."""
+        return cls(open_pinned(path, flags))
+
+    @classmethod
+    def create_array(cls, name: str, value_size: int, max_entries: int) -> Self:
+        """A new array, as inner map: it lives while it is open or in an array of maps."""
+        packed = struct.pack("=5III16s", MapType.ARRAY, 4, value_size, max_entries, 0, 0, 0, name.encode()[:15])
+        return cls(bpf(Command.MAP_CREATE, attributes(packed)))
+
+    @classmethod
+    def by_id(cls, map_id: int) -> Self:
+        """Opens the map that an array of maps names by `map_id`."""
+        return cls(bpf(Command.MAP_GET_FD_BY_ID, attributes(struct.pack("=III", map_id, 0, 0))))
+
+    def __repr__(self) -> str:
+        return f"<Map {self._id} {self.shape}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the descriptor; a pinned or attached map lives on."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """The value of `key`, None if the map has no such key. Not to be used by two threads at once."""
+        self._key.raw = key
+        try:
+            bpf(Command.MAP_LOOKUP_ELEM, self._element)
+        except FileNotFoundError:
+            return None
+        return self._value.raw
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Sets the value of `key`."""
+        self._key.raw = key
+        self._value.raw = value
+        bpf(Command.MAP_UPDATE_ELEM, self._element)
+
+    def delete(self, key: bytes) -> None:
+        """Removes `key`, if it is there."""
+        self._key.raw = key
+        with contextlib.suppress(FileNotFoundError):
+            bpf(Command.MAP_DELETE_ELEM, self._element)
+
+    def keys(self) -> Iterator[bytes]:
+        """All keys. Keys that come or go meanwhile may or may not be seen."""
+        following = ctypes.create_string_buffer(self.shape.key_size)
+        call = attributes(struct.pack("=IIQQQ", self.descriptor, 0, 0, ctypes.addressof(following), 0))
+        while True:
+            try:
+                bpf(Command.MAP_GET_NEXT_KEY, call)
+            except FileNotFoundError:
+                return
+            key = following.raw
+            yield key
+            self._key.raw = key
+            struct.pack_into("=Q", call, 8, ctypes.addressof(self._key))
+
+    def read_array(self) -> bytes:
+        """All values of an array, in one call."""
+        entries = self.shape.max_entries
+        keys = ctypes.create_string_buffer(4 * entries)
+        values = ctypes.create_string_buffer(self._value_octets * entries)
+        position = ctypes.create_string_buffer(4)
+        call = self._batch(keys, values, entries, ctypes.addressof(position))
+        with contextlib.suppress(FileNotFoundError):  # the kernel's way to say that this was the end
+            bpf(Command.MAP_LOOKUP_BATCH, call)
+        (copied,) = struct.unpack_from("=I", call, 32)
+        if copied != entries:
+            raise OSError(f"kernel returned {copied} of {entries} entries of {self!r}")
+        return values.raw
+
+    def write_array(self, values: bytes) -> None:
+        """Sets all values of an array, in one call. Not atomic: fill it aside."""
+        entries = self.shape.max_entries
+        if len(values) != entries * self.shape.value_size:
+            raise ValueError(f"{len(values)} octets for {entries} entries of {self.shape.value_size}")
+        keys = ctypes.create_string_buffer(struct.pack(f"={entries}I", *range(entries)), 4 * entries)
+        source = ctypes.create_string_buffer(values, len(values))
+        bpf(Command.MAP_UPDATE_BATCH, self._batch(keys, source, entries, 0))
+
+    def _batch(
+        self, keys: ctypes.Array[ctypes.c_char], values: ctypes.Array[ctypes.c_char], count: int, position: int
+    ) -> ctypes.Array[ctypes.c_char]:
+        """`batch` of `union bpf_attr`: in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags."""
+        return attributes(
+            struct.pack(
+                "=QQQQIIQQ",
+                0,
+                position,
+                ctypes.addressof(keys),
+                ctypes.addressof(values),
+                count,
+                self.descriptor,
+                0,
+                0,
+            )
+        )

@@ -1,0 +1,5 @@
+"""What goes wrong with the kernel programs."""
+
+
+class ProgramError(Exception):
+    """A program or its maps could not be loaded, attached or fed; the message says what, where and what to do."""
