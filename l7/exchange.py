@@ -1,0 +1,496 @@
+"""One request's life, protocol-blind: head → route → attempt(s) → streamed answer.
+
+Theory of operation
+-------------------
+An exchange is told what happened (methods below) and answers by calling the two codecs and the shell. It waits for
+nothing, and knows neither sockets nor clocks nor HTTP/1.1.
+
+1. Each request has one exchange, each exchange one response head at most, and one access-log record exactly.
+2. The exchange begins with the request head, whole. Host and path must be right for this connection and these routes,
+   else the answer is our own and no server hears of it.
+3. What is matched is sent: the head carries the normal form of the path from here on.
+4. Bodies stream. What one side cannot take stops the reading of the other side, and of nobody else: at most one read
+   waits, and request bytes that came before their upstream did.
+5. An attempt may be repeated once on a fresh connection, if it went to a pooled connection that died without one byte
+   of response, and if either nothing of the request left or its method is idempotent (RFC 9110 section 9.2.2; RFC 9112
+   section 9.3.1), and if all of its body so far is still held. Nothing else is ever sent twice.
+6. Before the response head has gone out, a failure is our own answer. After it, a failure is a visible cut: the
+   client's side is aborted, so that a part is never taken for the whole.
+7. An answer that is whole before its request is leaves the rest of the request unread: the client's connection ends
+   after it.
+8. Once over, an exchange ignores everything.
+
+| phase     | event                         | next      | what is done                                                |
+|-----------|-------------------------------|-----------|-------------------------------------------------------------|
+| NEW       | begin, route found            | OPENING   | ask for a connection                                        |
+| NEW       | begin, refused                | OVER      | own answer 400, 404, 421                                    |
+| OPENING   | upstream_connected            | AWAITING  | send head and held body; say 100 Continue if awaited        |
+| OPENING   | upstream_failed               | OVER      | own answer 503                                              |
+| OPENING   | request_body                  | OPENING   | hold it, pause the client                                   |
+| AWAITING  | request_body, request_end     | AWAITING  | send it upstream; after the end the route's timeout runs    |
+| AWAITING  | interim_head                  | AWAITING  | pass it on, but for 100                                     |
+| AWAITING  | response_head                 | STREAMING | send it                                                     |
+| AWAITING  | upstream_lost, rule 5         | OPENING   | ask for a fresh connection                                  |
+| AWAITING  | upstream_lost, upstream_broke | OVER      | own answer 502                                              |
+| STREAMING | response_body                 | STREAMING | send it                                                     |
+| STREAMING | response_end                  | OVER      | end the response, release the upstream                      |
+| STREAMING | upstream_lost, upstream_broke | OVER      | abort the client                                            |
+| OPENING…  | deadline_passed               | OVER      | own answer 408 or 504; abort the client if STREAMING        |
+| OPENING…  | request_broke                 | OVER      | own answer 400; abort the client if STREAMING               |
+| OPENING…  | client_gone                   | OVER      | drop the upstream                                           |
+"""
+
+from enum import Enum, auto
+from typing import Final, Protocol
+
+from l7 import limits
+from l7.answer import error_answer
+from l7.protocol.message import RequestHead, ResponseHead
+from l7.routing.path import PathRefused, normalise
+from l7.shell import Flow, Services
+from l7.telemetry.access_log import AccessRecord
+from l7.telemetry.flags import Flag
+
+#: Methods that may be sent twice (RFC 9110 section 9.2.2; RFC 4918 and RFC 3253 for WebDAV's).
+IDEMPOTENT: Final = frozenset(
+    (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"PROPPATCH", b"REPORT", b"SEARCH")
+)
+
+
+class ClientSide(Protocol):
+    """A codec towards the client, as an exchange uses it (HTTP/1.1: `ServerConnection`)."""
+
+    def send_continue(self) -> None:
+        """Say `100 Continue`."""
+
+    def send_interim(self, head: ResponseHead) -> None:
+        """Pass a 1xx head on, or drop it if the client's protocol has none."""
+
+    def send_head(self, head: ResponseHead, *, last: bool) -> None:
+        """Send the final head. `last`: the connection cannot go on after this response."""
+
+    def send_body(self, data: bytes) -> None:
+        """Send bytes of the body, framed."""
+
+    def send_end(self) -> None:
+        """The body is whole."""
+
+    def pause_request(self) -> None:
+        """Read no more of the request's body. Idempotent."""
+
+    def resume_request(self) -> None:
+        """Undo `pause_request`. Idempotent."""
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Call the exchange's `deadline_passed` in so many seconds; replaces the deadline before."""
+
+    def exchange_over(self, *, whole: bool) -> None:
+        """The exchange is over. `whole`: request and response are both complete; if only the response is, the
+        connection ends after it; see also `abort_exchange`."""
+
+    def abort_exchange(self) -> None:
+        """The exchange is over, and its response is not: cut it visibly."""
+
+
+class UpstreamSide(Protocol):
+    """A codec towards a server, as an exchange uses it (HTTP/1.1: `UpstreamConnection`)."""
+
+    @property
+    def server(self) -> str:
+        """Name of the server."""
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection can carry another request now."""
+
+    def send_request(self, exchange: "Exchange", head: RequestHead, extra: bytes) -> None:
+        """Begin a request; from now on the exchange is told what the server does. `extra`: header lines of ours."""
+
+    def send_body(self, data: bytes) -> None:
+        """Send bytes of the body, framed."""
+
+    def send_end(self) -> None:
+        """The body is whole."""
+
+    def pause_reading(self) -> None:
+        """Read no more of the response. Idempotent."""
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`. Idempotent."""
+
+    def detach(self) -> None:
+        """The exchange is done with it; it is told no more."""
+
+
+class Phase(Enum):
+    """Where an exchange stands: see the table above."""
+
+    NEW = auto()
+    OPENING = auto()
+    AWAITING = auto()
+    STREAMING = auto()
+    OVER = auto()
+
+
+_NEW: Final = Phase.NEW
+_OPENING: Final = Phase.OPENING
+_AWAITING: Final = Phase.AWAITING
+_STREAMING: Final = Phase.STREAMING
+_OVER: Final = Phase.OVER
+
+
+class Exchange:
+    """One request. The shell calls only `upstream_connected` and `upstream_failed`; the codecs call the rest."""
+
+    __slots__ = (
+        "_backend",
+        "_client",
+        "_client_blocked",
+        "_connected_at",
+        "_extra",
+        "_head",
+        "_held",
+        "_held_bytes",
+        "_holding",
+        "_interims",
+        "_request_ended",
+        "_reused",
+        "_services",
+        "_started_at",
+        "_timeout_s",
+        "_upstream",
+        "_upstream_blocked",
+        "flow",
+        "phase",
+        "record",
+    )
+
+    def __init__(self, client: ClientSide, services: Services, flow: Flow, head: RequestHead) -> None:
+        self.flow = flow
+        self.phase = _NEW
+        self._client = client
+        self._services = services
+        self._head = head
+        self._backend = ""
+        self._timeout_s = 0.0
+        self._upstream: UpstreamSide | None = None
+        self._reused = False
+        self._extra = b""
+        self._request_ended = head.length == 0
+        # Body bytes that were taken from the client and may have to be sent (again): rules 4 and 5.
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._holding = True
+        self._client_blocked = False
+        self._upstream_blocked = False
+        self._interims = 0
+        self._connected_at = 0.0
+        self._started_at = services.now()
+        self.record = AccessRecord(
+            time=services.wall_time(),
+            request_id=services.new_request_id(),
+            client=flow.client,
+            vip=flow.vip,
+            l4_node=flow.l4_node,
+            tls_version=flow.tls_version,
+            method=head.method,
+            host=head.host,
+            path=head.path,
+        )
+
+    # -- The request ---------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The head is here: route it and ask for a connection."""
+        head = self._head
+        try:
+            path = normalise(head.path) if head.path != b"*" else head.path
+        except PathRefused as refused:
+            self._fail(400, Flag.DOWNSTREAM_PROTOCOL_ERROR, refused.reason)
+            return
+        head.path = path
+        record = self.record
+        record.path = path
+        cover = self.flow.cover
+        if cover is not None and not cover.covers(head.host):
+            # RFC 9110 section 15.5.20: another host's certificate is no promise for this one.
+            self._fail(421, Flag.NO_ROUTE, "host_not_covered_by_certificate")
+            return
+        target = self._services.routes.match(head.host, path)
+        if target is None:
+            self._fail(404, Flag.NO_ROUTE, "no_route")
+            return
+        record.route = target.route
+        record.backend = self._backend = target.backend
+        self._timeout_s = target.timeout_s
+        self._extra = self.flow.forwarded + b"x-request-id: " + record.request_id.encode("ascii") + b"\r\n"
+        self._open(fresh=False)
+
+    def refuse(self, status: int, reason: str) -> None:
+        """Instead of `begin`: the request broke a rule of its protocol, or did not come in time (408)."""
+        self._fail(status, Flag.DURATION_TIMEOUT if status == 408 else Flag.DOWNSTREAM_PROTOCOL_ERROR, reason)
+
+    def request_body(self, data: bytes) -> None:
+        """Bytes of the request's body."""
+        if self.phase is _OVER:
+            return
+        self.record.bytes_in += len(data)
+        upstream = self._upstream
+        if upstream is None:
+            self._held.append(data)
+            self._held_bytes += len(data)
+            self._client.pause_request()
+            return
+        if self._holding:
+            self._hold(data)
+        upstream.send_body(data)
+        if self.phase is not _STREAMING:
+            self._client.set_deadline(limits.STREAM_IDLE_S)
+
+    def request_end(self) -> None:
+        """The request is whole."""
+        if self.phase is _OVER:
+            return
+        self._request_ended = True
+        if self._upstream is not None:
+            self._upstream.send_end()
+            if self.phase is _AWAITING:
+                self._client.set_deadline(self._timeout_s)
+
+    def request_broke(self, status: int, reason: str) -> None:
+        """The request's body broke a rule of its protocol."""
+        self._fail(status, Flag.DOWNSTREAM_PROTOCOL_ERROR, reason)
+
+    def client_gone(self, detail: str) -> None:
+        """The client left, or its connection broke."""
+        if self.phase is _OVER:
+            return
+        self._note(Flag.DOWNSTREAM_CONNECTION_TERMINATION, detail)
+        self._drop_upstream()
+        self._finish()
+
+    def client_blocked(self) -> None:
+        """The client takes no more bytes for now."""
+        self._client_blocked = True
+        if self._upstream is not None:
+            self._upstream.pause_reading()
+
+    def client_drained(self) -> None:
+        """The client takes bytes again."""
+        self._client_blocked = False
+        if self._upstream is not None:
+            self._upstream.resume_reading()
+            if self.phase is _STREAMING:
+                self._client.set_deadline(limits.STREAM_IDLE_S)
+
+    def deadline_passed(self) -> None:
+        """The deadline that was set last is over."""
+        phase = self.phase
+        if phase is _STREAMING:
+            stalled = "client_stalled" if self._client_blocked else "response_stalled"
+            self._fail(504, Flag.STREAM_IDLE_TIMEOUT, stalled)
+        elif phase is _OPENING:
+            self._fail(504, Flag.UPSTREAM_REQUEST_TIMEOUT, "connection_wait_timeout")
+        elif phase is _AWAITING and (self._request_ended or self._upstream_blocked):
+            waiting_for = "response_timeout" if self._request_ended else "upstream_write_timeout"
+            self._fail(504, Flag.UPSTREAM_REQUEST_TIMEOUT, waiting_for)
+        elif phase is _AWAITING:
+            self._fail(408, Flag.STREAM_IDLE_TIMEOUT, "request_body_timeout")
+
+    # -- The upstream's connection -------------------------------------------------------------------------------------
+
+    def upstream_connected(self, connection: UpstreamSide, *, reused: bool) -> None:
+        """The answer to `Services.open_upstream`. `reused`: it has carried a request before."""
+        if self.phase is not _OPENING:
+            self._services.release_upstream(connection, connection.reusable)
+            return
+        self.phase = _AWAITING
+        self._upstream = connection
+        self._reused = reused
+        self._connected_at = self._services.now()
+        self.record.server = connection.server
+        connection.send_request(self, self._head, self._extra)
+        if self._head.length:
+            self._send_held(connection)
+        self._client.set_deadline(self._timeout_s if self._request_ended else limits.STREAM_IDLE_S)
+
+    def upstream_failed(self, flag: Flag, detail: str, server: str | None = None) -> None:
+        """The other answer: UF connecting failed, UH no server, UO a bound was reached. `detail`: `connect_timeout`,
+        `connection_refused`, ... (a name, not a sentence). `server`: the one that was tried, for the log."""
+        if self.phase is not _OPENING:
+            return
+        self.record.server = server
+        self._fail(503, flag, detail)
+
+    def upstream_blocked(self) -> None:
+        """The server takes no more bytes for now."""
+        self._upstream_blocked = True
+        self._client.pause_request()
+
+    def upstream_drained(self) -> None:
+        """The server takes bytes again."""
+        self._upstream_blocked = False
+        self._client.resume_request()
+
+    def upstream_lost(self, detail: str, *, untouched: bool, nothing_sent: bool) -> None:
+        """The connection ended before its response did. `untouched`: not one byte of response has come;
+        `nothing_sent`: not one byte of the request has left."""
+        if self.phase is _OVER:
+            return
+        head = self._head
+        if (
+            self.phase is _AWAITING
+            and self._reused
+            and untouched
+            and self._holding
+            and self.record.retries < limits.MAX_STALE_RETRIES
+            and (nothing_sent or head.method in IDEMPOTENT)
+        ):
+            self._drop_upstream()
+            self.record.retries += 1
+            self._services.count("retries_stale_connection")
+            self._open(fresh=True)
+            return
+        self._fail(502, Flag.UPSTREAM_CONNECTION_TERMINATION, detail)
+
+    def upstream_broke(self, reason: str) -> None:
+        """The response broke a rule of its protocol."""
+        self._fail(502, Flag.UPSTREAM_PROTOCOL_ERROR, reason)
+
+    # -- The response --------------------------------------------------------------------------------------------------
+
+    def interim_head(self, head: ResponseHead) -> None:
+        """A 1xx head: passed on (RFC 9110 section 15.2), but for 100, which this side did not ask for."""
+        self._interims += 1
+        if self._interims > limits.MAX_INTERIM_RESPONSES:
+            self.upstream_broke("too_many_interim_responses")
+        elif head.status != 100:
+            self._client.send_interim(head)
+
+    def response_head(self, head: ResponseHead) -> None:
+        """The final head."""
+        if self.phase is not _AWAITING:
+            return
+        self.phase = _STREAMING
+        self.record.status = head.status
+        self.record.upstream_s = self._services.now() - self._connected_at
+        if self._holding:
+            self._let_go()
+        self._client.send_head(head, last=not self._request_ended)
+
+    def response_body(self, data: bytes) -> None:
+        """Bytes of the response's body."""
+        if self.phase is _STREAMING:
+            self.record.bytes_out += len(data)
+            self._client.send_body(data)
+
+    def response_end(self) -> None:
+        """The response is whole."""
+        upstream = self._upstream
+        if self.phase is not _STREAMING or upstream is None:
+            return
+        self._client.send_end()
+        self._upstream = None
+        whole = self._request_ended
+        reusable = whole and upstream.reusable
+        if self._client_blocked and reusable:
+            upstream.resume_reading()
+        upstream.detach()
+        self._services.release_upstream(upstream, reusable)
+        self._finish()
+        self._client.exchange_over(whole=whole)
+
+    def response_paused(self) -> None:
+        """A batch of response bytes has been passed on, and more is to come."""
+        if self.phase is _STREAMING:
+            self._client.set_deadline(limits.STREAM_IDLE_S)
+
+    # -- Inside --------------------------------------------------------------------------------------------------------
+
+    def _open(self, *, fresh: bool) -> None:
+        self.phase = _OPENING
+        self._services.open_upstream(self, self._backend, fresh)
+        if self.phase is _OPENING:
+            # The shell bounds connecting; this bounds waiting for a turn as well.
+            self._client.set_deadline(limits.CONNECT_S + self._timeout_s)
+
+    def _send_held(self, connection: UpstreamSide) -> None:
+        """Send the body so far, and let the client go on with the rest."""
+        for data in self._held:
+            connection.send_body(data)
+        self._holding = self._reused and self._held_bytes <= limits.MAX_REPLAY_BYTES
+        if not self._holding:
+            self._let_go()
+        if self._request_ended:
+            connection.send_end()
+        elif self._head.expects_continue:
+            # Decided here, as nginx does: `Expect` is not sent upstream, and the client uploads nothing to a dead end.
+            self._head.expects_continue = False
+            if not self.record.bytes_in:
+                self._client.send_continue()
+        self._client.resume_request()
+
+    def _hold(self, data: bytes) -> None:
+        self._held_bytes += len(data)
+        if self._held_bytes > limits.MAX_REPLAY_BYTES:
+            self._holding = False
+            self._let_go()
+        else:
+            self._held.append(data)
+
+    def _let_go(self) -> None:
+        self._holding = False
+        if self._held:
+            self._held = []
+
+    def _note(self, flag: Flag, detail: str) -> None:
+        record = self.record
+        if record.retries and flag is not Flag.DOWNSTREAM_CONNECTION_TERMINATION:
+            record.flags = (flag, Flag.UPSTREAM_RETRY_LIMIT_EXCEEDED)
+        else:
+            record.flags = (flag,)
+        record.detail = detail
+
+    def _fail(self, status: int, flag: Flag, detail: str) -> None:
+        """Rule 6: our own answer, or a visible cut."""
+        phase = self.phase
+        if phase is _OVER:
+            return
+        self._note(flag, detail)
+        self._drop_upstream()
+        if phase is _STREAMING:
+            self._finish()
+            self._client.abort_exchange()
+            return
+        record = self.record
+        head, body = error_answer(status, detail, record.request_id)
+        record.status = status
+        broken = flag is Flag.DOWNSTREAM_PROTOCOL_ERROR
+        whole = self._request_ended and not broken
+        self._client.send_head(head, last=not whole)
+        if self._head.method != b"HEAD":
+            record.bytes_out = len(body)
+            self._client.send_body(body)
+        self._client.send_end()
+        self._finish()
+        self._client.exchange_over(whole=whole)
+
+    def _drop_upstream(self) -> None:
+        """Whatever the upstream is doing for this exchange, it need not go on."""
+        self._upstream_blocked = False
+        upstream = self._upstream
+        if upstream is not None:
+            self._upstream = None
+            upstream.detach()
+            self._services.release_upstream(upstream, False)
+        elif self.phase is _OPENING:
+            self._services.abandon_upstream(self)
+
+    def _finish(self) -> None:
+        self.phase = _OVER
+        self._held = []
+        self.record.duration_s = self._services.now() - self._started_at
+        self._services.finished(self.record)
+
+    def __repr__(self) -> str:
+        return f"Exchange({self.record.request_id} {self.phase.name.lower()}, {self._head!r})"

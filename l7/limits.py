@@ -1,0 +1,192 @@
+"""Every limit of the proxy, its default, and whose practice that is.
+
+Sizes are in bytes and end in `_BYTES`, times are in seconds and end in `_S`, the rest are counts.
+"""
+
+# -- Heads -------------------------------------------------------------------------------------------------------------
+
+#: A request head, request line and empty line included. HAProxy: tune.bufsize 16 KiB less tune.maxrewrite 1 KiB.
+MAX_REQUEST_HEAD_BYTES = 15 * 1024
+
+#: A request target. nginx: one large_client_header_buffers buffer, 8 KiB. RFC 9112 section 3 asks for 8000 at least.
+MAX_REQUEST_TARGET_BYTES = 8 * 1024
+
+#: A response head. Envoy: max_response_headers_kb, 60 KiB.
+MAX_RESPONSE_HEAD_BYTES = 60 * 1024
+
+#: Header fields of a message. HAProxy: tune.http.maxhdr 101.
+MAX_HEADERS = 101
+
+#: Empty lines before a request line that are forgiven (RFC 9112 section 2.2 asks for at least one). Node.js skips any
+#: number; this is the least that the RFC allows.
+MAX_LEADING_EMPTY_LINES = 1
+
+#: Interim (1xx) responses before the final one. curl gives up likewise on an endless row of them.
+MAX_INTERIM_RESPONSES = 16
+
+# -- Bodies ------------------------------------------------------------------------------------------------------------
+
+#: Decimal digits of a content-length: 10^18 - 1 fits a signed 64-bit integer, as in llhttp and nginx.
+MAX_CONTENT_LENGTH_DIGITS = 18
+
+#: Hexadecimal digits of a chunk size. HAProxy refuses more than 2^52; 13 digits are that.
+MAX_CHUNK_SIZE_DIGITS = 13
+
+#: A chunk-size line with its extensions; the extensions are dropped. Go's net/http: maxLineLength is 4096.
+MAX_CHUNK_LINE_BYTES = 4096
+
+#: Bytes of chunk extensions in a whole body beyond 16 per chunk. Go's net/http: 16 KiB (CVE-2023-39326).
+MAX_CHUNK_OVERHEAD_BYTES = 16 * 1024
+
+#: A trailer section; trailers are dropped. Sized as a small head, like Envoy's trailers, which count as headers.
+MAX_TRAILER_BYTES = 8 * 1024
+
+# -- Buffers -----------------------------------------------------------------------------------------------------------
+
+#: One read from a socket. HAProxy's buffer is 16 KiB, a TLS record 16 KiB; 64 KiB halves the calls of a download.
+READ_BYTES = 64 * 1024
+
+#: Unsent output of one socket above which its source is no longer read. Envoy's edge advice: 32 KiB per connection
+#: buffer; one read more than that must fit, for a read that has happened is always forwarded.
+OUTPUT_HIGH_WATER_BYTES = 64 * 1024
+
+#: Unsent output below which its source is read again. Envoy: half of the high watermark.
+OUTPUT_LOW_WATER_BYTES = 32 * 1024
+
+#: Bytes of a client that wait behind the request in progress (pipelining, or a body whose upstream is not there yet)
+#: above which the client is no longer read. One read may exceed it.
+MAX_WAITING_BYTES = 16 * 1024
+
+#: Request bytes that are kept for one retry on a fresh connection. nginx: client_body_buffer_size 16 KiB on 64-bit.
+MAX_REPLAY_BYTES = 16 * 1024
+
+#: Access-log lines' variable fields (path, host, method) are cut at this length. Splunk-style collectors cut at 10 KiB
+#: a line; four such fields stay well below.
+MAX_LOG_FIELD_BYTES = 2048
+
+# -- Client deadlines --------------------------------------------------------------------------------------------------
+
+#: A whole TLS handshake. Envoy's edge advice: transport_socket_connect_timeout 10 s.
+TLS_HANDSHAKE_S = 10.0
+
+#: From a connection's or a request's first byte to the end of its head. HAProxy's advice: timeout http-request 10 s.
+REQUEST_HEAD_S = 10.0
+
+#: An idle client connection between two requests, and before the first. nginx: keepalive_timeout 75 s.
+CLIENT_IDLE_S = 75.0
+
+#: Silence in the middle of a request body, of a response body, or of a client that does not take its response.
+#: nginx: client_body_timeout, proxy_read_timeout and send_timeout, 60 s each.
+STREAM_IDLE_S = 60.0
+
+#: After the last byte of a response on a connection that closes: how long input is still read and thrown away, so that
+#: the client sees the response and not a reset. nginx: lingering_timeout 5 s; Envoy: delayed_close_timeout 1 s.
+LINGER_S = 2.0
+
+# -- Connections -------------------------------------------------------------------------------------------------------
+
+#: Open client connections of one worker. nginx advises some thousands (worker_connections); Envoy's edge advice is a
+#: global limit, 50 000 downstream connections a process.
+MAX_CLIENT_CONNECTIONS = 50_000
+
+#: Connections to one server from one worker, busy and idle. Envoy: circuit breaker max_connections 1024.
+MAX_CONNECTIONS_PER_SERVER = 1024
+
+#: Exchanges that wait for a connection to one backend in one worker. Envoy: max_pending_requests 1024.
+MAX_PENDING_PER_BACKEND = 1024
+
+#: Idle connections that are kept per server. HAProxy: pool-max-conn, without a bound; nginx's examples: keepalive 32.
+MAX_IDLE_PER_SERVER = 64
+
+#: Connecting to a server. Envoy: connect_timeout 5 s.
+CONNECT_S = 5.0
+
+#: An idle upstream connection. Below the backends' own (nginx 75 s, Apache 5 s, Node.js 5 s), so that they seldom
+#: close first. HAProxy: pool-purge-delay 5 s; 4 s is below all of those named.
+UPSTREAM_IDLE_S = 4.0
+
+#: Retries of one request on a fresh connection after a pooled one proved stale. nginx and Envoy: one.
+MAX_STALE_RETRIES = 1
+
+# -- The reactor -------------------------------------------------------------------------------------------------------
+
+#: Ready descriptors taken at once. nginx: epoll_events 512; libuv: 1024; less keeps a batch short.
+BATCH_EVENTS = 256
+
+#: Time of one batch, after which other tasks of the worker (health checks, snapshots) have their turn. HAProxy bounds its
+#: rounds likewise (tune.runqueue-depth); 5 ms is well below any timeout here.
+BATCH_S = 0.005
+
+#: Resolution of deadlines, which are all of whole seconds. nginx's examples: timer_resolution 100 ms.
+TIMER_TICK_S = 0.1
+
+#: Slots of the timer wheel: 102 s, more than every deadline but a route's longest.
+TIMER_SLOTS = 1024
+
+#: Connections accepted in one step, so that siblings get some and established flows are not starved. nginx takes one at
+#: a time (multi_accept off); HAProxy: tune.maxaccept 4 for several threads.
+ACCEPTS_PER_STEP = 8
+
+#: Pause after a failed accept (no descriptors, no memory), instead of a busy loop. nginx: accept_mutex_delay 500 ms.
+ACCEPT_PAUSE_S = 0.5
+
+#: Backlog of a listening socket; the kernel cuts it to net.core.somaxconn. HAProxy: backlog = maxconn; 4096 is the kernel's
+#: own default since 5.4.
+LISTEN_BACKLOG = 4096
+
+#: Open connections of one client address in one worker. Large carrier-grade NATs put some hundreds of users behind an
+#: address; nginx's examples of limit_conn are far below.
+MAX_CONNECTIONS_PER_CLIENT = 4096
+
+# -- Upstream ----------------------------------------------------------------------------------------------------------
+
+#: Servers that are tried for one request before it fails, while nothing of it has been sent. nginx's examples:
+#: proxy_next_upstream_tries 3.
+MAX_CONNECT_ATTEMPTS = 3
+
+#: Answer of a health check that is read to find its status line. HAProxy: tune.chksize, a buffer of 16 KiB.
+MAX_HEALTH_ANSWER_BYTES = 16 * 1024
+
+#: Share by which the interval of health checks varies, so that the checks of many proxies do not meet. Envoy: interval_jitter;
+#: HAProxy: spread-checks, advised between 2 and 5 %.
+HEALTH_JITTER = 0.1
+
+# -- Goodbyes ----------------------------------------------------------------------------------------------------------
+
+#: An idle connection of a draining proxy, from its turn in the spread until it is closed without a request. A request that
+#: crosses such a close on the wire is lost (RFC 9112 section 9.5), so this is longer than most clients pause.
+GOODBYE_IDLE_S = 10.0
+
+#: How often a draining worker looks whose turn it is.
+GOODBYE_TICK_S = 0.1
+
+#: SIGTERM: what is open may end within this time. Kubernetes: terminationGracePeriodSeconds 30.
+STOP_GRACE_S = 30.0
+
+# -- Telemetry ---------------------------------------------------------------------------------------------------------
+
+#: Records that wait to be written. At 10 000 requests a second, a disk may stall for three seconds; then records are dropped and
+#: counted, never requests.
+MAX_LOG_RECORDS = 32 * 1024
+
+#: How often records are written. nginx's examples: access_log flush=1s or less.
+LOG_FLUSH_S = 0.2
+
+#: A request for metrics, head and all. Prometheus sends about 300 bytes.
+MAX_METRICS_REQUEST_BYTES = 8 * 1024
+
+#: Reading a request for metrics and writing the answer. Prometheus: scrape_timeout 10 s.
+METRICS_S = 10.0
+
+# -- Processes ---------------------------------------------------------------------------------------------------------
+
+#: How often a worker reports to the supervisor: as often as the supervisor does to the orchestrator.
+WORKER_STATUS_S = 1.0
+
+#: A worker's answer to a snapshot. Loading a thousand certificates takes about a second.
+WORKER_APPLY_S = 20.0
+
+#: Pause before a dead worker is started again: doubled at each death, back to the first after a minute of life. systemd:
+#: RestartSec 100 ms, with RestartMaxDelaySec.
+WORKER_RESTART_FIRST_S = 0.1
+WORKER_RESTART_MAX_S = 10.0

@@ -1,0 +1,351 @@
+"""Reading heads: llhttp splits and checks them, and this module refuses what llhttp lets by.
+
+A reader is given a whole head, from the start line to the empty line, so that llhttp's state never spans two reads:
+whatever the pieces in which a head arrived, it is judged once, whole. Bodies never reach llhttp.
+"""
+
+import httptools
+
+from l7 import limits
+from l7.protocol.http1 import syntax
+from l7.protocol.message import UNKNOWN, Headers, RequestHead, ResponseHead
+from l7.protocol.violation import BadRequest, BadResponse
+
+_METHODS = syntax.METHODS
+_NO_OPTIONS: frozenset[bytes] = frozenset()
+
+
+def _options(values: list[bytes]) -> frozenset[bytes]:
+    """Options of all `Connection` fields, lower case."""
+    return frozenset(option.strip(b" \t") for option in b",".join(values).lower().split(b","))
+
+
+class _Framing:
+    """Fields that llhttp's callbacks collect from either kind of head."""
+
+    __slots__ = ("_connection", "_content_lengths", "_headers", "_names", "_parser", "_transfer_encodings")
+
+    def __init__(self) -> None:
+        self._parser = self._new_parser()
+        self._headers: Headers = []
+        self._names = 0
+        self._content_lengths: list[bytes] = []
+        self._transfer_encodings: list[bytes] = []
+        self._connection: list[bytes] = []
+
+    def _new_parser(self) -> httptools.HttpRequestParser | httptools.HttpResponseParser:
+        raise NotImplementedError
+
+    def _clear(self) -> None:
+        self._headers = []
+        self._names = 0
+        # Most heads have at most one of each: the empty lists are made anew only after use.
+        if self._content_lengths:
+            self._content_lengths = []
+        if self._transfer_encodings:
+            self._transfer_encodings = []
+        if self._connection:
+            self._connection = []
+
+    def _without_nominated(self, options: frozenset[bytes]) -> Headers:
+        """The headers without those that `Connection` names (RFC 9110 section 7.6.1)."""
+        return [header for header in self._headers if header[0] not in options]
+
+
+class RequestHeadReader(_Framing):
+    """Reads the request heads of one client connection."""
+
+    __slots__ = ("_expect", "_hosts", "_known_authority", "_known_host", "_underscore", "method", "target")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hosts: list[bytes] = []
+        self._expect: bytes | None = None
+        self._underscore = False
+        # A kept-alive connection asks for the same host again and again.
+        self._known_authority = b""
+        self._known_host = b""
+        self.method = b""
+        """Of the head read last, as far as it was understood: for the log."""
+        self.target = b""
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        return httptools.HttpRequestParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by llhttp for each field, in order."""
+        self._names += 1
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        if name not in _SPECIAL_REQUEST:
+            if b"_" in name:
+                self._underscore = True
+            self._headers.append((name, value))
+        elif name == b"host":
+            self._hosts.append(value)
+        elif name == b"content-length":
+            self._content_lengths.append(value)
+        elif name == b"transfer-encoding":
+            self._transfer_encodings.append(value)
+        elif name == b"connection":
+            self._connection.append(value)
+        elif name == b"expect":
+            self._expect = value if self._expect is None else b""
+
+    def read(self, head: bytes) -> tuple[RequestHead, int]:
+        """Read a whole head; gives it with the minor version (0 or 1).
+
+        Raises:
+            BadRequest: a rule was broken; the reader must not be used again.
+        """
+        self._clear()
+        self._hosts = []
+        self._expect = None
+        self.method = self.target = b""
+        method, target, minor = self._read_request_line(head)
+        try:
+            self._parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            self._parser = self._new_parser()  # `Upgrade` is dropped: the request is served as a plain one
+        except httptools.HttpParserError:
+            raise self._refused_by_llhttp(head) from None
+        if self._names > limits.MAX_HEADERS:
+            raise BadRequest(431, "too_many_headers")
+        if self._underscore:
+            # Envoy's edge advice, headers_with_underscores_action REJECT_REQUEST: to CGI-like backends `x_a` is `x-a`.
+            raise BadRequest(400, "header_name_underscore")
+        length = self._length(minor)
+        keep_alive = minor == 1
+        headers = self._headers
+        if self._connection:
+            options = _options(self._connection)
+            keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+            headers = self._without_nominated(options)
+        if length or self._connection:
+            # llhttp now waits for a body, or for the end of the connection.
+            self._parser = self._new_parser()
+        path, query, authority, host = self._read_target(method, target, minor)
+        if self._expect is not None and self._expect.lower() != b"100-continue":
+            raise BadRequest(417, "expectation_unknown")
+        request = RequestHead(
+            method=method,
+            path=path,
+            query=query,
+            authority=authority,
+            host=host,
+            headers=headers,
+            length=length,
+            keep_alive=keep_alive,
+            # An HTTP/1.0 client's expectation is ignored (RFC 9110 section 10.1.1).
+            expects_continue=self._expect is not None and length != 0 and minor == 1,
+        )
+        return request, minor
+
+    def _read_request_line(self, head: bytes) -> tuple[bytes, bytes, int]:
+        """RFC 9112 section 3: exactly two single spaces; llhttp forgives more of them, and versions of its own."""
+        line = head[: head.index(b"\r\n")]
+        parts = line.split(b" ")
+        if len(parts) != 3:
+            raise BadRequest(400, syntax.bare_line_end(line) or "request_line")
+        method, target, version = parts
+        minor = 1
+        if version != b"HTTP/1.1":
+            if version != b"HTTP/1.0":
+                if syntax.VERSION.fullmatch(version):
+                    raise BadRequest(505, "version")
+                raise BadRequest(400, syntax.bare_line_end(line) or "request_line")
+            minor = 0
+        self.method = method
+        self.target = target
+        if method not in _METHODS:
+            if method in (b"CONNECT", b"TRACE"):
+                raise BadRequest(501, "method_not_served")
+            if syntax.TOKEN.fullmatch(method):
+                raise BadRequest(501, "method_unknown")
+            raise BadRequest(400, "method")
+        if len(target) > limits.MAX_REQUEST_TARGET_BYTES:
+            raise BadRequest(414, "target_too_long")
+        return method, target, minor
+
+    def _refused_by_llhttp(self, head: bytes) -> BadRequest:
+        """The name of the rule. llhttp also checks framing, and knows one reason for several rules."""
+        if self._content_lengths or self._transfer_encodings:
+            try:
+                self._length(1)
+            except BadRequest as refused:
+                return refused
+        rest = head[head.index(b"\r\n") :]
+        reason = syntax.diagnose(rest)
+        if reason == "header_value":
+            names = rest.lower()
+            if b"\r\ncontent-length:" in names:
+                return BadRequest(400, "framing_conflict" if b"\r\ntransfer-encoding:" in names else "content_length")
+            if b"\r\ntransfer-encoding:" in names:
+                return BadRequest(400, "transfer_encoding")
+            if not self._names:
+                return BadRequest(400, "target")
+        return BadRequest(400, reason)
+
+    def _length(self, minor: int) -> int:
+        """RFC 9112 section 6.3, without its tolerance for repeated equal lengths."""
+        if self._transfer_encodings:
+            if self._content_lengths:
+                raise BadRequest(400, "framing_conflict")
+            if minor == 0:
+                raise BadRequest(400, "transfer_encoding_in_http10")
+            if len(self._transfer_encodings) > 1:
+                raise BadRequest(400, "transfer_encoding_duplicate")
+            coding = self._transfer_encodings[0]
+            if coding.lower() == b"chunked":
+                return UNKNOWN
+            if all(syntax.TOKEN.fullmatch(each.strip(b" \t")) for each in coding.split(b",")):
+                raise BadRequest(501, "transfer_encoding_unknown")
+            raise BadRequest(400, "transfer_encoding")
+        if not self._content_lengths:
+            return 0
+        if len(self._content_lengths) > 1:
+            raise BadRequest(400, "content_length_duplicate")
+        digits = self._content_lengths[0]
+        if not syntax.DIGITS.fullmatch(digits):
+            raise BadRequest(400, "content_length")
+        if len(digits) > limits.MAX_CONTENT_LENGTH_DIGITS:
+            raise BadRequest(413, "content_length_too_large")
+        return int(digits)
+
+    def _read_target(self, method: bytes, target: bytes, minor: int) -> tuple[bytes, bytes, bytes, bytes]:
+        """Path, query, authority and host (RFC 9112 section 3.2)."""
+        if len(self._hosts) > 1:
+            raise BadRequest(400, "host_duplicate")
+        if not self._hosts and minor == 1:
+            raise BadRequest(400, "host_missing")
+        authority = self._hosts[0] if self._hosts else b""
+        if authority != self._known_authority or not authority:
+            self._known_host = self._read_host(authority)
+            self._known_authority = authority
+        if target.startswith(b"/"):
+            path, mark, query = target.partition(b"?")
+            query = mark + query
+        elif target == b"*":
+            if method != b"OPTIONS":
+                raise BadRequest(400, "target_form")
+            path, query = target, b""
+        else:
+            absolute = syntax.ABSOLUTE_FORM.fullmatch(target)
+            if absolute is None:
+                raise BadRequest(400, "target_form")
+            if absolute[1].lower() != authority.lower():
+                # Section 3.2.2 lets the target win; but then two readers may see two hosts. HAProxy refuses, too.
+                raise BadRequest(400, "authority_conflict")
+            path, query = absolute[2] or b"/", absolute[3] or b""
+        if b"#" in target:
+            raise BadRequest(400, "target_fragment")
+        return path, query, authority, self._known_host
+
+    def _read_host(self, authority: bytes) -> bytes:
+        if not authority and not self._hosts:
+            return b""
+        match = syntax.HOST.fullmatch(authority)
+        if match is None or (match[2] is not None and int(match[2]) > 65535):
+            raise BadRequest(400, "host")
+        return match[1].lower()
+
+
+class ResponseHeadReader(_Framing):
+    """Reads the response heads of one server connection."""
+
+    __slots__ = ()
+
+    def _new_parser(self) -> httptools.HttpResponseParser:
+        return httptools.HttpResponseParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by llhttp for each field, in order."""
+        self._names += 1
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        if name not in _SPECIAL_RESPONSE:
+            self._headers.append((name, value))
+        elif name == b"content-length":
+            self._content_lengths.append(value)
+        elif name == b"transfer-encoding":
+            self._transfer_encodings.append(value)
+        elif name == b"connection":
+            self._connection.append(value)
+
+    def read(self, head: bytes, *, to_head: bool) -> tuple[ResponseHead, bool, bool]:
+        """Read a whole head; gives it, whether its body is chunked, and whether the connection may be used again.
+
+        Args:
+            head: From the status line to the empty line.
+            to_head: Whether it answers a HEAD request.
+
+        Raises:
+            BadResponse: a rule was broken; the connection must not be used again.
+        """
+        self._clear()
+        line = syntax.STATUS_LINE.fullmatch(head, 0, head.index(b"\r\n"))
+        if line is None:
+            raise BadResponse("status_line")
+        status = int(line[2])
+        if status == 101:
+            raise BadResponse("unasked_upgrade")
+        try:
+            self._parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            pass  # `Upgrade` as an offer (RFC 9110 section 7.8): dropped like every hop-by-hop field
+        except httptools.HttpParserError:
+            raise BadResponse(self._reason(head)) from None
+        if status >= 200 or self._connection or self._content_lengths:
+            self._parser = self._new_parser()  # llhttp waits for a body, or for the end of the connection
+        if self._names > limits.MAX_HEADERS:
+            raise BadResponse("too_many_headers")
+        is_http11 = line[1] == b"1"
+        headers = self._headers
+        keep_alive = is_http11
+        if self._connection:
+            options = _options(self._connection)
+            keep_alive = b"close" not in options and (is_http11 or b"keep-alive" in options)
+            headers = self._without_nominated(options)
+        stated, chunked = self._framing(is_http11)
+        if status < 200 or status == 204:
+            return ResponseHead(status, headers, length=0, content_length=None), False, keep_alive
+        if to_head or status == 304:
+            return ResponseHead(status, headers, length=0, content_length=stated), False, keep_alive
+        if stated is None:
+            # Without framing the body ends with the connection (RFC 9112 section 6.3, rule 8).
+            response = ResponseHead(status, headers, length=UNKNOWN, content_length=None)
+            return response, chunked, keep_alive and chunked
+        return ResponseHead(status, headers, length=stated, content_length=stated), False, keep_alive
+
+    def _framing(self, is_http11: bool) -> tuple[int | None, bool]:
+        """The stated length, and whether the body is chunked."""
+        if self._transfer_encodings:
+            if self._content_lengths:
+                raise BadResponse("framing_conflict")
+            if not is_http11 or len(self._transfer_encodings) > 1 or self._transfer_encodings[0].lower() != b"chunked":
+                raise BadResponse("transfer_encoding")
+            return None, True
+        if not self._content_lengths:
+            return None, False
+        if len(self._content_lengths) > 1:
+            raise BadResponse("content_length_duplicate")
+        digits = self._content_lengths[0]
+        if not syntax.DIGITS.fullmatch(digits) or len(digits) > limits.MAX_CONTENT_LENGTH_DIGITS:
+            raise BadResponse("content_length")
+        return int(digits), False
+
+    def _reason(self, head: bytes) -> str:
+        """The name of the rule that llhttp saw broken."""
+        if self._content_lengths or self._transfer_encodings:
+            try:
+                self._framing(True)
+            except BadResponse as refused:
+                return refused.reason
+        return syntax.diagnose(head)
+
+
+_SPECIAL_REQUEST = (
+    syntax.HOP_BY_HOP | syntax.EDGE_ONLY_REQUEST | {b"host", b"content-length", b"expect", b"http2-settings"}
+)
+#: `proxy-status` says who made an error: only the edge may, or a backend could pass its errors off as ours.
+_SPECIAL_RESPONSE = syntax.HOP_BY_HOP | {b"content-length", b"proxy-status"}

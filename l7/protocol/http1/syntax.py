@@ -1,0 +1,88 @@
+"""What RFC 9110 and RFC 9112 allow in a head, and the names of what they do not."""
+
+import re
+from http import HTTPStatus
+from typing import Final
+
+#: Methods that are passed on: those of RFC 9110, WebDAV and PATCH. CONNECT and TRACE are understood and not served; any
+#: other token is not understood (501, RFC 9110 section 9.1).
+METHODS: Final = frozenset(
+    b"GET HEAD POST PUT DELETE OPTIONS PATCH "
+    b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH MKCALENDAR ACL CHECKOUT MERGE MKACTIVITY".split()
+)
+
+#: Fields of one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
+HOP_BY_HOP: Final = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+
+#: What only the edge may say about a request: never taken over from outside.
+EDGE_ONLY_REQUEST: Final = frozenset(
+    (
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+        b"x-request-id",
+    )
+)
+
+#: A token (RFC 9110 section 5.6.2).
+TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
+DIGITS: Final = re.compile(rb"[0-9]+")
+
+#: A status line (RFC 9112 section 4); llhttp would also take other versions, and a missing space.
+STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t \x21-\x7e\x80-\xff]*)?")
+
+#: Host (RFC 9110 section 7.2), narrowed to what can name a host: a domain name, an IPv4 or a bracketed IPv6 address.
+HOST: Final = re.compile(
+    rb"([0-9A-Za-z_](?:[0-9A-Za-z._-]{0,253}[0-9A-Za-z_.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?"
+)
+
+#: An absolute-form target (RFC 9112 section 3.2.2), without user information.
+ABSOLUTE_FORM: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)([^?]*)(\?.*)?", re.DOTALL)
+
+_OBS_FOLD: Final = re.compile(rb"\r\n[ \t]")
+_SPACE_BEFORE_COLON: Final = re.compile(rb"\r\n[^:\r\n]*[ \t]:")
+_HEADER_LINE: Final = re.compile(TOKEN.pattern + rb":")
+
+
+def bare_line_end(part: bytes) -> str | None:
+    """The reason to refuse (part of) a head for a CR or LF on its own; None: there is none so far."""
+    pairs = part.count(b"\r\n")
+    if part.count(b"\n") != pairs:
+        return "bare_lf"
+    if part.count(b"\r") != pairs + part.endswith(b"\r"):
+        return "bare_cr"
+    return None
+
+
+def diagnose(head: bytes) -> str:
+    """Why llhttp refused a head, by the name of the rule."""
+    if b"\0" in head:
+        return "nul"
+    if reason := bare_line_end(head):
+        return reason
+    if _OBS_FOLD.search(head):
+        return "obs_fold"
+    if _SPACE_BEFORE_COLON.search(head):
+        return "space_before_colon"
+    lines = head.split(b"\r\n")[1:-2]
+    if not all(_HEADER_LINE.match(line) for line in lines):
+        return "header_name"
+    return "header_value"
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii"))
+
+
+#: Reason phrases are ours: they mean nothing (RFC 9112 section 4), and HTTP/2 has none.
+STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 1000)}

@@ -1,0 +1,66 @@
+"""Heads of messages, whatever the protocol that carried them. Header names are lower-case bytes; hop-by-hop fields,
+framing and what only the proxy may say are not in the lists: each codec writes them anew.
+"""
+
+from typing import Final
+
+#: Length of a body that is not known beforehand (chunked, or until the connection closes).
+UNKNOWN: Final = -1
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class RequestHead:
+    """A request as it is routed and written upstream."""
+
+    __slots__ = ("authority", "expects_continue", "headers", "host", "keep_alive", "length", "method", "path", "query")
+
+    def __init__(
+        self,
+        *,
+        method: bytes,
+        path: bytes,
+        query: bytes,
+        authority: bytes,
+        host: bytes,
+        headers: Headers,
+        length: int,
+        keep_alive: bool,
+        expects_continue: bool,
+    ) -> None:
+        self.method = method
+        self.path = path
+        """As it came; the exchange replaces it by its normal form."""
+        self.query = query
+        """With its question mark; empty without one."""
+        self.authority = authority
+        """Host and port as they came; empty if an HTTP/1.0 client named none."""
+        self.host = host
+        """Lower case, without port."""
+        self.headers = headers
+        self.length = length
+        """Of the body; 0 without one; `UNKNOWN`."""
+        self.keep_alive = keep_alive
+        """Whether the client wants to go on with the connection."""
+        self.expects_continue = expects_continue
+        """Whether it waits for `100 Continue` before it sends the body (RFC 9110 section 10.1.1)."""
+
+    def __repr__(self) -> str:
+        return f"RequestHead({self.method!r} {self.authority!r} {self.path!r}, length {self.length})"
+
+
+class ResponseHead:
+    """A response as it is written to the client."""
+
+    __slots__ = ("content_length", "headers", "length", "status")
+
+    def __init__(self, status: int, headers: Headers, *, length: int, content_length: int | None) -> None:
+        self.status = status
+        self.headers = headers
+        self.length = length
+        """Of the body that follows; 0 if none does (HEAD, 204, 304, ...); `UNKNOWN`."""
+        self.content_length = content_length
+        """What the head states, which for HEAD and 304 is not what follows; None: nothing."""
+
+    def __repr__(self) -> str:
+        return f"ResponseHead({self.status}, length {self.length})"

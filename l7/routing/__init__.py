@@ -1,0 +1,1 @@
+"""Hosts and routes of a snapshot, compiled into a matcher."""

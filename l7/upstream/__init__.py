@@ -1,0 +1,1 @@
+"""Behaviour towards backends: pools, balancing, health."""
