@@ -37,10 +37,12 @@ class Drain(Contract):
     """The moment for `force` has come: what is open is reset."""
     flows_at_start: int | None = None
     drained_at: float | None = None
+    removed: bool = False
+    """The configuration no longer names the node: that began the drain, and naming it again ends it."""
 
 
 class FleetMember(Contract):
-    """A proxy that is, or was, a member of a pool. Known until no live generation knows it."""
+    """A proxy of the configuration, or one that a live generation still knows."""
 
     id: Identifier
     name: Name
@@ -91,8 +93,8 @@ class FleetState(Contract):
     """Sorted by id."""
     pools: tuple[FleetPool, ...] = ()
     """Sorted by name."""
-    l4_ids: dict[Name, Identifier] = {}
-    vip_ids: dict[Name, Identifier] = {}
+    l4_ids: dict[Name, Identifier] = Field(default_factory=dict)
+    vip_ids: dict[Name, Identifier] = Field(default_factory=dict)
     """VIPs that are gone keep their id: it is never another VIP's."""
     last_member_id: int = 0
     last_l4_id: int = 0

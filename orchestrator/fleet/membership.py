@@ -1,0 +1,172 @@
+"""Membership: from configuration and the members' states to the newest generation of each pool. Pure functions.
+
+Every function takes a fleet and returns the next one, to be saved as revision `fleet.revision + 1`.
+"""
+
+from collections.abc import Mapping
+
+from orchestrator.config.configuration import Configuration, ConfiguredNode, ConfiguredPool
+from orchestrator.contract.node import NodeKind
+from orchestrator.contract.operator import CAPACITY_GUARD
+from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, GenerationMember, MemberState
+from orchestrator.fleet.document import (
+    MAX_IDENTIFIER,
+    Drain,
+    FleetMember,
+    FleetPool,
+    FleetRefused,
+    FleetState,
+    LiveGeneration,
+    next_identifier,
+)
+
+#: Slots in the kernel's array of tables.
+MAX_SLOTS = 256
+
+
+def configure(
+    fleet: FleetState,
+    before: Configuration,
+    configuration: Configuration,
+    now: float,
+    waits_for: Mapping[str, str] | None = None,
+) -> FleetState:
+    """The fleet under another configuration. `now` is Unix time; `waits_for`: see `regenerate`.
+
+    Raises FleetRefused: capacity_guard, generations_full, rows_fixed, address_in_service, identifiers_exhausted.
+    """
+    if fleet.pools and configuration.rows != before.rows:
+        raise FleetRefused(
+            "rows_fixed",
+            f"forwarding.rows is {before.rows}, and another number would move every flow",
+            "leave it, or build a fleet of its own with the other number",
+            "forwarding.rows",
+        )
+    fleet = _with_identifiers(fleet, configuration)
+    fleet = _with_members(fleet, configuration, now)
+    fleet = regenerate(fleet, configuration, waits_for)
+    for pool in configuration.pools:
+        active = len(active_members(fleet, pool))
+        if active < pool.min_active:
+            raise FleetRefused(
+                CAPACITY_GUARD,
+                f"pool {pool.name} would have {active} active members, and its guard (min_active) is {pool.min_active}",
+                "undrain a member first, add members, or lower min_active",
+                f"pools.{pool.name}.min_active",
+            )
+    return fleet
+
+
+def active_members(fleet: FleetState, pool: ConfiguredPool) -> tuple[FleetMember, ...]:
+    """Configured members that may take new flows, sorted by id."""
+    names = {member.node for member in pool.members}
+    return tuple(member for member in fleet.members if member.name in names and member.state is MemberState.ACTIVE)
+
+
+def regenerate(
+    fleet: FleetState, configuration: Configuration, waits_for: Mapping[str, str] | None = None
+) -> FleetState:
+    """A new generation for each pool whose active members or weights are others than in its newest one.
+
+    `waits_for`: pool → whose flows its generations wait for, in words, for the refusal when 64 are live. Forgets pools
+    that the configuration does not name, and members that nothing knows any more. Raises FleetRefused.
+    """
+    revision = fleet.revision + 1
+    pools: list[FleetPool] = []
+    kept = {pool.name: pool for pool in fleet.pools if configuration.pool(pool.name) is not None}
+    slots = {pool.slot for pool in kept.values()}
+    for configured in configuration.pools:
+        members = _wanted(fleet, configured)
+        pool = kept.get(configured.name)
+        if pool is None:
+            slot = _free_slot(slots)
+            slots.add(slot)
+            # Above every number that a pool of this name had before: numbers never exceed the revision of their time.
+            first = LiveGeneration(generation=Generation(number=revision, members=members), revision=revision)
+            pools.append(FleetPool(name=configured.name, slot=slot, generations=(first,)))
+        elif pool.newest_members() == members:
+            pools.append(pool)
+        else:
+            pools.append(_with_generation(pool, members, revision, waits_for or {}))
+    named = {node.name for node in configuration.nodes}
+    known = frozenset[int]().union(*(pool.known_ids for pool in pools))
+    members_left = tuple(member for member in fleet.members if member.name in named or member.id in known)
+    return fleet.model_copy(update={"pools": tuple(pools), "members": members_left})
+
+
+def _wanted(fleet: FleetState, pool: ConfiguredPool) -> tuple[GenerationMember, ...]:
+    weights = {member.node: member.weight for member in pool.members}
+    return tuple(GenerationMember(id=member.id, weight=weights[member.name]) for member in active_members(fleet, pool))
+
+
+def _with_generation(
+    pool: FleetPool, members: tuple[GenerationMember, ...], revision: int, waits_for: Mapping[str, str]
+) -> FleetPool:
+    if len(pool.generations) >= MAX_LIVE_GENERATIONS:
+        why = waits_for.get(pool.name, "the next census")
+        raise FleetRefused(
+            "generations_full",
+            f"pool {pool.name} has {MAX_LIVE_GENERATIONS} live generations, and waits for {why}",
+            "try again when they have ended; `edgectl get pools` shows who needs which generation",
+        )
+    newest = Generation(number=pool.newest.generation.number + 1, members=members)
+    live = LiveGeneration(generation=newest, revision=revision)
+    return pool.model_copy(update={"generations": (live, *pool.generations)})
+
+
+def _with_identifiers(fleet: FleetState, configuration: Configuration) -> FleetState:
+    l4_names = [node.name for node in configuration.nodes if node.kind is NodeKind.L4]
+    l4_ids = {name: number for name, number in fleet.l4_ids.items() if name in l4_names}
+    last = fleet.last_l4_id
+    for name in l4_names:
+        if name not in l4_ids:
+            last = next_identifier(last, set(l4_ids.values()), "L4 nodes")
+            l4_ids[name] = last
+    vip_ids = dict(fleet.vip_ids)
+    for vip in configuration.vips:
+        if vip.name not in vip_ids:
+            number = max(vip_ids.values(), default=0) + 1
+            if number > MAX_IDENTIFIER:
+                raise FleetRefused("identifiers_exhausted", "no id is left for another VIP", "use a name again")
+            vip_ids[vip.name] = number
+    return fleet.model_copy(update={"l4_ids": l4_ids, "last_l4_id": last, "vip_ids": vip_ids})
+
+
+def _with_members(fleet: FleetState, configuration: Configuration, now: float) -> FleetState:
+    """Every configured proxy is a member; who is no longer configured drains."""
+    nodes = {node.name: node for node in configuration.nodes if node.kind is NodeKind.PROXY}
+    members = [_as_configured(member, nodes.get(member.name), now) for member in fleet.members]
+    taken = {member.id for member in members}
+    last = fleet.last_member_id
+    for name, node in nodes.items():
+        if fleet.member(name) is None:
+            last = next_identifier(last, taken, "members")
+            taken.add(last)
+            members.append(FleetMember(id=last, name=name, address=node.address))
+    members.sort(key=lambda member: member.id)
+    return fleet.model_copy(update={"members": tuple(members), "last_member_id": last})
+
+
+def _as_configured(member: FleetMember, node: ConfiguredNode | None, now: float) -> FleetMember:
+    if node is None:
+        if member.state is not MemberState.ACTIVE:
+            return member
+        drain = Drain(started_at=now, removed=True)
+        return member.model_copy(update={"state": MemberState.DRAINING, "drain": drain})
+    if member.address != node.address and member.state is not MemberState.DRAINED:
+        raise FleetRefused(
+            "address_in_service",
+            f"{member.name} holds flows at {member.address}, and the configuration moves it to {node.address}",
+            f"drain it first: edgectl drain {member.name}",
+            f"nodes.{member.name}.address",
+        )
+    if member.drain is not None and member.drain.removed:
+        return member.model_copy(update={"state": MemberState.ACTIVE, "drain": None, "address": node.address})
+    return member.model_copy(update={"address": node.address})
+
+
+def _free_slot(taken: set[int]) -> int:
+    for slot in range(MAX_SLOTS):
+        if slot not in taken:
+            return slot
+    raise FleetRefused("identifiers_exhausted", f"all {MAX_SLOTS} slots for pools are taken", "remove a pool first")

@@ -1,0 +1,150 @@
+"""What a drain, and the retirement of a generation, still wait for. Pure functions of fleet, configuration and reports.
+
+Retirement errs on the side of keeping: a generation too many costs a little memory, one too few costs flows. So it
+waits for every balancer, and for every redirector that could hold flows, and counts what was needed when last heard.
+A drain may go on without a balancer that has gone silent: BGP has taken its routes by then.
+"""
+
+from collections.abc import Iterator
+
+from orchestrator.config.configuration import Configuration
+from orchestrator.contract.node import AgentRole, NodeKind
+from orchestrator.contract.pool import MemberState
+from orchestrator.fleet.document import FleetMember, FleetPool, FleetState, LiveGeneration
+from orchestrator.fleet.reports import ReportBoard
+
+
+def drain_obstacles(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, member: FleetMember
+) -> tuple[str, ...]:
+    """Why a draining member is not drained yet, in words; empty when it is."""
+    return tuple(dict.fromkeys(_drain_obstacles(fleet, configuration, board, member)))
+
+
+def needs(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool
+) -> dict[int, dict[str, int]]:
+    """Generation → member → flows that only it brings there, as last heard, however long ago."""
+    found: dict[int, dict[str, int]] = {live.generation.number: {} for live in pool.generations}
+    for member in fleet.members:
+        if _is_gone(configuration, board, member):
+            continue
+        census = board.census(member.name, pool.name, fresh=False)
+        for number, flows in census.needed.items() if census else ():
+            if flows > 0 and number in found:
+                found[number][member.name] = flows
+    return found
+
+
+def retirement_obstacles(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool
+) -> tuple[str, ...]:
+    """Why no generation of the pool may be retired now, whatever the census says."""
+    return tuple(_retirement_obstacles(fleet, configuration, board, pool))
+
+
+def retirable(fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool) -> frozenset[int]:
+    """Numbers of generations that nobody needs, as far as a complete and fresh census tells."""
+    if len(pool.generations) == 1 or retirement_obstacles(fleet, configuration, board, pool):
+        return frozenset()
+    needed = needs(fleet, configuration, board, pool)
+    return frozenset(live.generation.number for live in pool.generations[1:] if not needed[live.generation.number])
+
+
+def waits_for(fleet: FleetState, configuration: Configuration, board: ReportBoard) -> dict[str, str]:
+    """Pool → what its oldest generations wait for, in words."""
+    words = {}
+    for pool in fleet.pools:
+        holders = {name for by_member in needs(fleet, configuration, board, pool).values() for name in by_member}
+        obstacles = retirement_obstacles(fleet, configuration, board, pool)
+        if holders:
+            words[pool.name] = f"the flows of {', '.join(sorted(holders))}"
+        elif obstacles:
+            words[pool.name] = "; ".join(obstacles[:3])
+    return words
+
+
+def _drain_obstacles(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, member: FleetMember
+) -> Iterator[str]:
+    revision = 0
+    for pool in fleet.pools:
+        left = _left(pool, member)
+        if left is None:
+            yield f"pool {pool.name} has no generation without {member.name} yet"
+            continue
+        revision = max(revision, left.revision)
+        for node in configuration.nodes:
+            if node.kind is NodeKind.L4 and not board.is_silent(node.name, AgentRole.BALANCER):
+                yield from _not_applied(board, node.name, AgentRole.BALANCER, left.revision, f"pool {pool.name}")
+        census = board.census(member.name, pool.name, fresh=True)
+        if census is None:
+            if _belongs(configuration, pool, member):
+                yield f"no census of pool {pool.name} from the redirector of {member.name}"
+        elif census.newest_generation < left.generation.number:
+            yield f"the census of {member.name} is older than generation {left.generation.number} of pool {pool.name}"
+        elif census.flows > 0:
+            yield f"{census.flows} flows of pool {pool.name} on {member.name}"
+    yield from _not_applied(board, member.name, AgentRole.REDIRECTOR, revision, "the drain")
+    yield from _not_applied(board, member.name, AgentRole.PROXY, revision, "the drain")
+    proxy = board.proxy(member.name)
+    if proxy is not None:
+        for protocol, flows in sorted(proxy.open_flows.items()):
+            if flows > 0:
+                yield f"{flows} open {protocol} flows in the proxy of {member.name}"
+
+
+def _retirement_obstacles(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool
+) -> Iterator[str]:
+    newest = pool.newest
+    for node in configuration.nodes:
+        if node.kind is NodeKind.L4:
+            yield from _not_applied(board, node.name, AgentRole.BALANCER, newest.revision, f"pool {pool.name}")
+    for member in fleet.members:
+        if member.id not in pool.known_ids and not _belongs(configuration, pool, member):
+            continue
+        if _is_gone(configuration, board, member):
+            continue
+        unheard = tuple(_not_applied(board, member.name, AgentRole.REDIRECTOR, newest.revision, f"pool {pool.name}"))
+        yield from unheard
+        if unheard:
+            continue
+        census = board.census(member.name, pool.name, fresh=True)
+        if census is None or census.newest_generation < newest.generation.number:
+            yield f"no census of {member.name} with generation {newest.generation.number} of pool {pool.name}"
+
+
+def _is_gone(configuration: Configuration, board: ReportBoard, member: FleetMember) -> bool:
+    """Whether a silent member may be passed over.
+
+    A drained one holds no flow and is given none; one that left the configuration is the operator's word that its
+    host may be gone. Both count while they report, and are not waited for when they fall silent.
+    """
+    may_be_gone = member.state is MemberState.DRAINED or configuration.node(member.name) is None
+    return may_be_gone and board.is_silent(member.name, AgentRole.REDIRECTOR)
+
+
+def _not_applied(board: ReportBoard, node: str, role: AgentRole, revision: int, what: str) -> Iterator[str]:
+    report = board.fresh(node, role)
+    if report is None:
+        yield board.silence_in_words(node, role)
+    elif (report.applied_version or 0) < revision:
+        refused = f": it refused, {report.nack.reason}" if report.nack else ""
+        runs = f"runs {report.applied_version or 'none'}"
+        yield f"the {role} of {node} has not applied revision {revision} of {what} ({runs}){refused}"
+
+
+def _left(pool: FleetPool, member: FleetMember) -> LiveGeneration | None:
+    """The generation that took the member out: the oldest of the newest ones that are without it."""
+    found = None
+    for live in pool.generations:
+        if any(other.id == member.id for other in live.generation.members):
+            break
+        found = live
+    return found
+
+
+def _belongs(configuration: Configuration, pool: FleetPool, member: FleetMember) -> bool:
+    configured = configuration.pool(pool.name)
+    return configured is not None and any(other.node == member.name for other in configured.members)

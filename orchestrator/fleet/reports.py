@@ -1,0 +1,95 @@
+"""The newest report of each agent, in memory. An orchestrator that starts knows nothing until they come in again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orchestrator.contract.node import AgentIdentity, AgentRole
+from orchestrator.contract.report import BalancerStatus, PoolCensus, ProxyStatus, RedirectorStatus, Report
+
+#: Seconds for which a report counts. Agents report every second: this is four lost in a row.
+FRESH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A report, and when it came (monotonic seconds)."""
+
+    report: Report
+    at: float
+
+
+@dataclass(slots=True)
+class ReportBoard:
+    """`monotonic` gives seconds that only grow; injected, so that tests can step it."""
+
+    monotonic: Callable[[], float]
+    started_at: float = field(init=False)
+    received: dict[AgentIdentity, Received] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started_at = self.monotonic()
+
+    def __repr__(self) -> str:
+        return f"ReportBoard({len(self.received)} agents)"
+
+    def take(self, identity: AgentIdentity, report: Report) -> None:
+        self.received[identity] = Received(report, self.monotonic())
+
+    def keep_only(self, identities: set[AgentIdentity]) -> None:
+        """Forget agents that the fleet no longer knows: bounds the board."""
+        for identity in self.received.keys() - identities:
+            del self.received[identity]
+
+    def last(self, node: str, role: AgentRole) -> Report | None:
+        """The newest report, however old."""
+        received = self.received.get(AgentIdentity(node=node, role=role))
+        return received.report if received else None
+
+    def fresh(self, node: str, role: AgentRole) -> Report | None:
+        """The newest report, if it still counts."""
+        age = self.age(node, role)
+        return self.last(node, role) if age is not None and age <= FRESH_S else None
+
+    def age(self, node: str, role: AgentRole) -> float | None:
+        """Seconds since the newest report; None if there is none."""
+        received = self.received.get(AgentIdentity(node=node, role=role))
+        return self.monotonic() - received.at if received else None
+
+    def is_silent(self, node: str, role: AgentRole) -> bool:
+        """Whether the agent had time to report lately, and did not. False just after the orchestrator's start."""
+        age = self.age(node, role)
+        return (self.monotonic() - self.started_at if age is None else age) > FRESH_S
+
+    def silence_in_words(self, node: str, role: AgentRole) -> str:
+        """For messages: "the redirector of proxy-1 has not reported for 12 s"."""
+        age = self.age(node, role)
+        since = "since this orchestrator started" if age is None else f"for {age:.0f} s"
+        return f"the {role} of {node} has not reported {since}"
+
+    def census(self, node: str, pool: str, *, fresh: bool) -> PoolCensus | None:
+        """A redirector's count for one pool."""
+        report = (self.fresh if fresh else self.last)(node, AgentRole.REDIRECTOR)
+        if report is None or not isinstance(report.status, RedirectorStatus):
+            return None
+        return next((census for census in report.status.census if census.pool == pool), None)
+
+    def proxy(self, node: str) -> ProxyStatus | None:
+        """A proxy's own count, if fresh."""
+        report = self.fresh(node, AgentRole.PROXY)
+        return report.status if report and isinstance(report.status, ProxyStatus) else None
+
+    def balancer(self, node: str) -> BalancerStatus | None:
+        """A balancer's state, if fresh."""
+        report = self.fresh(node, AgentRole.BALANCER)
+        return report.status if report and isinstance(report.status, BalancerStatus) else None
+
+    def flows_open(self, node: str) -> int | None:
+        """The larger of what the proxy and its redirector count; None while neither has reported lately."""
+        counts = []
+        proxy = self.proxy(node)
+        if proxy is not None:
+            counts.append(sum(proxy.open_flows.values()))
+        report = self.fresh(node, AgentRole.REDIRECTOR)
+        if report is not None and isinstance(report.status, RedirectorStatus):
+            counts.append(sum(census.flows for census in report.status.census))
+        return max(counts, default=None)

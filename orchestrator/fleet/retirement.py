@@ -1,0 +1,78 @@
+"""Time passes: generations that nobody needs are retired, drains without obstacles end, forced ones reset.
+
+Nothing is believed at first sight: a condition must hold without a break for a while, on an injected clock. Which
+conditions hold since when is in memory only, so an orchestrator that starts begins to count anew.
+"""
+
+from dataclasses import dataclass, field
+
+from orchestrator.config.configuration import Configuration
+from orchestrator.contract.pool import MemberState
+from orchestrator.fleet.document import FleetPool, FleetState
+from orchestrator.fleet.drain import finish, reset_when_due
+from orchestrator.fleet.membership import regenerate
+from orchestrator.fleet.progress import drain_obstacles, retirable
+from orchestrator.fleet.reports import ReportBoard
+
+#: Seconds for which a generation must not be needed. Longer than a redirector's time between two censuses, and than
+#: a handshake that was under way when the balancers changed tables (one retransmitted SYN: RFC 6298 section 5.7, 3 s).
+RETIRE_HOLD_S = 3.0
+#: Seconds for which a drain must have no obstacle: packets that were on their way have arrived, and been counted.
+DRAINED_HOLD_S = 1.0
+
+Condition = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Holds:
+    """Since when which condition holds, in monotonic seconds."""
+
+    since: dict[Condition, float] = field(default_factory=dict)
+
+    def update(self, holding: set[Condition], now: float) -> None:
+        """These hold now, and no others: who is not named begins anew."""
+        self.since = {condition: self.since.get(condition, now) for condition in holding}
+
+    def held_for(self, condition: Condition, now: float) -> float:
+        return now - self.since[condition] if condition in self.since else 0.0
+
+
+def advance(
+    fleet: FleetState,
+    configuration: Configuration,
+    board: ReportBoard,
+    holds: Holds,
+    *,
+    wall: float,
+    retire_hold_s: float = RETIRE_HOLD_S,
+) -> FleetState:
+    """The fleet a moment later. `wall` is Unix time; the board's clock measures the holds.
+
+    Changes `holds`; calling it twice at one moment changes nothing more.
+    """
+    now = board.monotonic()
+    unneeded = {pool.name: retirable(fleet, configuration, board, pool) for pool in fleet.pools}
+    leaving = [member for member in fleet.members if member.state is MemberState.DRAINING]
+    gone = [member for member in leaving if not drain_obstacles(fleet, configuration, board, member)]
+    holds.update(
+        {("unneeded", name, str(number)) for name, numbers in unneeded.items() for number in numbers}
+        | {("gone", member.name) for member in gone},
+        now,
+    )
+    for member in gone:
+        if holds.held_for(("gone", member.name), now) >= DRAINED_HOLD_S:
+            fleet = finish(fleet, member.name, wall)
+    pools = tuple(_without_unneeded(pool, unneeded[pool.name], holds, now, retire_hold_s) for pool in fleet.pools)
+    if pools != fleet.pools:
+        fleet = regenerate(fleet.model_copy(update={"pools": pools}), configuration)  # forgets members
+    return reset_when_due(fleet, wall)
+
+
+def _without_unneeded(
+    pool: FleetPool, numbers: frozenset[int], holds: Holds, now: float, retire_hold_s: float
+) -> FleetPool:
+    def is_over(number: int) -> bool:
+        return number in numbers and holds.held_for(("unneeded", pool.name, str(number)), now) >= retire_hold_s
+
+    left = tuple(live for live in pool.generations if not is_over(live.generation.number))
+    return pool if len(left) == len(pool.generations) else pool.model_copy(update={"generations": left})
