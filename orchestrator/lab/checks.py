@@ -39,7 +39,11 @@ def orchestrator_listens(lab: Lab) -> str | None:
 
 def routes_are_complete(lab: Lab) -> str | None:
     """Every BGP session up, and every L4 node a next hop of both VIPs in the router's kernel."""
-    for session in router.sessions(lab.directory(lab.topology.router.name)):
+    try:
+        sessions = router.sessions(lab.directory(lab.topology.router.name))
+    except LabError as error:  # it opens its control socket a moment after it starts
+        return f"the router's BIRD does not answer: {error}"
+    for session in sessions:
         if not session.established:
             return f"BGP session {session.name} is {session.state or 'down'}"
     expected: dict[IPv4Address | IPv6Address, set[str]] = {
@@ -57,13 +61,15 @@ def agents_are_up_to_date(lab: Lab) -> str | None:
     """Every agent connected, with the newest revision acknowledged, as the orchestrator sees it."""
     try:
         status = StatusView.model_validate_json(run_as_operator(lab, status_command()))
+    except LabError as error:
+        return str(error)
     except ValidationError as error:
         raise LabError(f"`edgectl status --json` is not understood: {error}") from error
     for node in status.nodes:
         for agent in node.agents:
             who = f"{agent.role} on {node.name}"
             if agent.nack is not None:
-                raise LabError(f"{who} refused the lab's configuration: {agent.nack.reason}")
+                return f"{who} refused revision {agent.nack.version}: {agent.nack.reason}"
             if not agent.connected:
                 return f"{who} is not connected"
             if not agent.up_to_date:

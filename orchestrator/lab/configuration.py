@@ -56,7 +56,7 @@ def platform(spec: LabSpec, topology: Topology) -> dict[str, Any]:
             {
                 "name": POOL,
                 "members": [{"node": node.name} for node in topology.proxies],
-                "min_active": spec.min_active,
+                "min_active": spec.capacity_guard,
             }
         ],
         "vips": [

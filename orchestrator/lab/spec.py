@@ -28,14 +28,19 @@ class LabSpec(Contract):
     rows: Annotated[int, Field(ge=101, le=655373)] = DEFAULT_TABLE_ROWS
     owners_per_row: Annotated[int, Field(ge=1, le=MAX_OWNERS)] = MAX_OWNERS
     """1 cuts the owner chains: no second chance."""
-    min_active: Annotated[int, Field(ge=1)] = 2
-    """Capacity guard of the pool: fewer active members are refused."""
+    min_active: Annotated[int, Field(ge=1)] | None = None
+    """Capacity guard of the pool: fewer active members are refused. None: one may be missing."""
     drain_spread_s: Annotated[float, Field(gt=0, le=3600)] = 3.0
     """Over how long a draining proxy closes its idle connections."""
 
+    @property
+    def capacity_guard(self) -> int:
+        """`min_active`, with its default worked out."""
+        return self.min_active or max(1, self.proxies - 1)
+
     @model_validator(mode="after")
     def _guard_can_be_met(self) -> Self:
-        if self.min_active > self.proxies:
+        if self.capacity_guard > self.proxies:
             raise ValueError(
                 f"min_active is {self.min_active}, but the lab has {self.proxies} proxies: lower it or add proxies"
             )

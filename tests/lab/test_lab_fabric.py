@@ -3,14 +3,18 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
 from time import monotonic
 
 import pytest
 
-from orchestrator.lab import fabric, processes, router, teardown
+from orchestrator.lab import backends, fabric, processes, router, teardown
+from orchestrator.lab.content import content_of, small, write_content
 from orchestrator.lab.processes import Role
 from orchestrator.lab.spec import LabSpec
 from orchestrator.lab.topology import (
+    BACKEND_PORT,
     FIRST_L4_ASN,
     L4_NODES,
     ROUTER_ASN,
@@ -69,10 +73,26 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
             for vip in (VIP_V4, VIP_V6):
                 fabric.run_in(node.namespace, ["ip", "address", "add", f"{vip}/{vip.max_prefixlen}", "dev", "lo"])
             processes.start(directory, node.namespace, Role.BIRD, router.bird_command(directory))
+        serve(plan.backends[0], root)
         wait_for_next_hops(plan, 2)
         yield plan
     finally:
         teardown.take_down(NAME, root, lambda _text: None)
+
+
+def serve(host: LabHost, root: Path) -> None:
+    directory = root / "hosts" / host.name
+    for made in (directory, root / "uploads"):
+        made.mkdir()
+    write_content(root / "content")
+    backends.write_nginx_configuration(host, directory, root / "content", root / "uploads")
+    processes.start(directory, host.namespace, Role.NGINX, backends.nginx_command(directory))
+
+
+def fetch(topology: Topology, path: str, *options: str) -> str:
+    """From the client's namespace, straight from the backend."""
+    url = f"http://{topology.backends[0].address}:{BACKEND_PORT}{path}"
+    return fabric.run_in(topology.client.namespace, ["curl", "-sSf", "--max-time", "10", *options, url])
 
 
 def wait_for_next_hops(topology: Topology, count: int, timeout_s: float = PATIENCE_S) -> float:
@@ -127,6 +147,32 @@ def test_cutting_a_host_off_does_not_change_the_gateway_of_the_others(topology: 
         assert bridge_mac(topology) == before
         fabric.heal(topology.router, node)
     wait_for_next_hops(topology, 2)
+
+
+def test_a_backend_is_reached_across_the_router_and_names_itself(topology: Topology) -> None:
+    assert fetch(topology, "/") == "backend-1\n"
+    assert fetch(topology, "/healthz") == "ok\n"
+
+
+def test_a_backend_serves_the_content_and_throttles_it_on_wish(topology: Topology, tmp_path: Path) -> None:
+    resource = small()
+    took = {}
+    for query in ("", f"?rate={resource.size // 2}"):
+        file = tmp_path / "body"
+        began = monotonic()
+        fetch(topology, f"{resource.path}{query}", "--output", str(file))
+        took[query] = monotonic() - began
+        assert sha256(file.read_bytes()).hexdigest() == resource.sha256
+    assert took[""] < 0.5 < 0.9 < took[f"?rate={resource.size // 2}"]
+
+
+def test_a_backend_stores_what_is_put(topology: Topology, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(content_of(300_000))
+    fetch(topology, "/uploads/one", "--upload-file", str(body))
+    back = tmp_path / "back"
+    fetch(topology, "/uploads/one", "--output", str(back))
+    assert back.read_bytes() == body.read_bytes()
 
 
 def bridge_mac(topology: Topology) -> str:

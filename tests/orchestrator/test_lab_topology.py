@@ -26,7 +26,7 @@ def test_every_name_and_address_is_unique_and_harmless(
     l4_nodes: int, proxies: int, backends: int, client_addresses: int
 ) -> None:
     topology = topology_of(
-        LabSpec(l4_nodes=l4_nodes, proxies=proxies, backends=backends, client_addresses=client_addresses, min_active=1)
+        LabSpec(l4_nodes=l4_nodes, proxies=proxies, backends=backends, client_addresses=client_addresses)
     )
     hosts = topology.hosts
     assert len(hosts) == l4_nodes + proxies + backends + 2
@@ -63,6 +63,11 @@ def test_namespaces_bear_the_labs_name() -> None:
     topology = topology_of(LabSpec(name="trial"))
     assert {host.namespace for host in topology.everyone} >= {"trial-router", "trial-client", "trial-l4-1"}
     assert all(host.namespace == f"trial-{host.name}" for host in topology.everyone)
+
+
+@pytest.mark.parametrize(("proxies", "guard"), [(1, 1), (2, 1), (3, 2), (16, 15)])
+def test_the_guard_lets_one_proxy_be_missing(proxies: int, guard: int) -> None:
+    assert LabSpec(proxies=proxies).capacity_guard == guard
 
 
 def test_a_guard_that_no_lab_of_this_size_can_meet_is_refused() -> None:
