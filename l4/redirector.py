@@ -1,0 +1,167 @@
+"""The redirector agent: makes a RedirectorSnapshot the state of a member's host, and takes the census of its flows.
+
+The kernel is made ready from the inside out: members and tunnel sources first, then the program, then routes that leave
+room for the encapsulation, and at last the VIPs on `lo`, with which the host accepts flows. All of it stays when the
+agent ends: the flows of this host do not notice a restart.
+"""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from l4 import vips as loopback
+from l4.attachment import attached_program
+from l4.census import Census
+from l4.direct_return import (
+    DirectReturnError,
+    accept_clients_packets,
+    advertise_tunnel_mss,
+    hide_vips_from_neighbours,
+)
+from l4.forwarding import GenerationTables
+from l4.interface import InterfaceError, look_up_interface
+from l4.programs import MemberEntry, ProgramError, RedirectorProgram, XdpMode
+from l4.snapshot_entries import member_entries
+from l4.tcp_sockets import SocketDumpError, tcp_flows
+from orchestrator.contract.client import SnapshotRefused
+from orchestrator.contract.report import PoolCensus, RedirectorStatus
+from orchestrator.contract.snapshot import RedirectorSnapshot, Snapshot
+
+log = logging.getLogger(__name__)
+
+#: What may go wrong between a snapshot and a running state, each with a message for the operator.
+_FAILURES = (ProgramError, InterfaceError, loopback.VipError, DirectReturnError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a snapshot means for this host, worked out and checked."""
+
+    snapshot: RedirectorSnapshot
+    members: tuple[MemberEntry, ...]
+    census: Census
+
+
+class RedirectorAgent:
+    """An `Agent` for `run_agent`. Each status takes a fresh census."""
+
+    def __init__(self, *, interface: str, bpffs: Path, xdp_mode: XdpMode) -> None:
+        self._interface = interface
+        self._bpffs = bpffs
+        self._xdp_mode = xdp_mode
+        self._generations = GenerationTables()
+        # The state below changes under this lock only; kernel maps and the census do not bear two threads either.
+        self._turn = trio.Lock()
+        self._program: RedirectorProgram | None = None
+        self._plan: _Plan | None = None
+        self._counts: Counter[str] = Counter(snapshots_refused=0, census_failures=0)
+
+    def __repr__(self) -> str:
+        version = self._plan.snapshot.version if self._plan else None
+        return f"<RedirectorAgent {self._interface}, snapshot {version}>"
+
+    @property
+    def snapshot(self) -> RedirectorSnapshot | None:
+        """The one in service."""
+        return self._plan.snapshot if self._plan else None
+
+    async def apply(self, snapshot: Snapshot) -> None:
+        """Makes `snapshot` the running state. Raises SnapshotRefused; the state before then runs on."""
+        if not isinstance(snapshot, RedirectorSnapshot):
+            raise SnapshotRefused(f"a redirector cannot run a snapshot for a {snapshot.role}")
+        try:
+            plan = await trio.to_thread.run_sync(self._plan_for, snapshot)
+            async with self._turn:
+                await trio.to_thread.run_sync(self._switch, plan)
+        except (*_FAILURES, ValueError) as error:
+            self._counts["snapshots_refused"] += 1
+            raise SnapshotRefused(str(error)) from error
+        self._generations.retain(snapshot.pools, snapshot.forwarding)
+
+    async def status(self) -> RedirectorStatus:
+        """What this host runs and holds now."""
+        async with self._turn:
+            return await trio.to_thread.run_sync(self._look)
+
+    def _plan_for(self, snapshot: RedirectorSnapshot) -> _Plan:
+        """In a thread: builds generations. Raises ValueError."""
+        return _Plan(
+            snapshot=snapshot,
+            members=tuple(member_entries(snapshot.pools)),
+            census=Census(snapshot, self._generations),
+        )
+
+    def _switch(self, plan: _Plan) -> None:
+        """From the running plan to another. Puts the running one back if that fails, and raises what failed."""
+        if self._program is None:
+            self._program = RedirectorProgram(self._bpffs)
+        try:
+            self._install(self._program, plan)
+        except _FAILURES:
+            self._put_back(self._program)
+            raise
+        self._plan = plan
+
+    def _put_back(self, program: RedirectorProgram) -> None:
+        if self._plan is None:
+            return
+        log.warning("putting snapshot %d back", self._plan.snapshot.version)
+        try:
+            self._install(program, self._plan)
+        except _FAILURES:
+            self._counts["snapshots_not_put_back"] += 1
+            log.exception("snapshot %d could not be put back as a whole", self._plan.snapshot.version)
+
+    def _install(self, program: RedirectorProgram, plan: _Plan) -> None:
+        snapshot = plan.snapshot
+        interface = look_up_interface(self._interface)
+        program.set_members(plan.members)
+        program.set_tunnel_sources(snapshot.tunnel_sources)
+        program.set_settings(address=snapshot.address)
+        if self._plan is None or attached_program(self._interface) is None:
+            mode = program.attach(self._interface, self._xdp_mode)
+            log.info("XDP program attached to %s in %s mode", self._interface, mode)
+        hide_vips_from_neighbours()
+        accept_clients_packets(self._interface)
+        if not advertise_tunnel_mss(interface) and snapshot.vips:
+            log.warning(
+                "no default route to advertise a smaller MSS: full-sized packets of clients may not fit the tunnel"
+            )
+        loopback.reconcile({vip.address for vip in snapshot.vips})
+
+    def _look(self) -> RedirectorStatus:
+        return RedirectorStatus(
+            interface=self._interface,
+            xdp_mode=self._mode(),
+            census=self._take_census(),
+            counters=self._read_counters(),
+        )
+
+    def _mode(self) -> Literal["native", "generic", "detached"]:
+        try:
+            attached = attached_program(self._interface)
+        except ProgramError as error:
+            log.error("%s", error)
+            return "detached"
+        if attached is None or attached.name != RedirectorProgram.FUNCTION:
+            return "detached"
+        return "generic" if attached.mode is XdpMode.GENERIC else "native"
+
+    def _take_census(self) -> tuple[PoolCensus, ...]:
+        """None at all if the kernel does not list its sockets: an old count would pass for a fresh one."""
+        if self._plan is None:
+            return ()
+        try:
+            return self._plan.census.count(tcp_flows())
+        except SocketDumpError as error:
+            self._counts["census_failures"] += 1
+            log.error("no census: %s", error)
+            return ()
+
+    def _read_counters(self) -> dict[str, int]:
+        own = dict(self._counts)
+        return {**self._program.counters(), **own} if self._program else own

@@ -1,0 +1,34 @@
+"""From a snapshot to the entries that the kernel programs take."""
+
+from collections.abc import Iterable, Sequence
+
+from l4.programs import MemberEntry, VipEntry
+from orchestrator.contract.pool import Member, PoolForwarding
+from orchestrator.contract.vip import Vip
+
+
+def vip_entries(vips: Iterable[Vip], pools: Sequence[PoolForwarding]) -> list[VipEntry]:
+    """One entry per VIP. Raises ValueError for a VIP whose pool is not in the snapshot."""
+    pool_of_name = {pool.name: pool for pool in pools}
+    entries = []
+    for vip in vips:
+        pool = pool_of_name.get(vip.pool)
+        if pool is None:
+            raise ValueError(f"VIP {vip.name} forwards to pool {vip.pool}, which the snapshot does not describe")
+        entries.append(
+            VipEntry(address=vip.address, port=vip.port, vip_id=vip.id, slot=pool.slot, flow_table=not pool.redirectors)
+        )
+    return entries
+
+
+def member_entries(pools: Iterable[PoolForwarding]) -> list[MemberEntry]:
+    """One entry per member of any pool, by id. Raises ValueError if one id stands for two hosts."""
+    members: dict[int, Member] = {}
+    for member in (member for pool in pools for member in pool.members):
+        known = members.setdefault(member.id, member)
+        if known.address != member.address:
+            raise ValueError(f"member id {member.id} is both {known.address} and {member.address}")
+    return [
+        MemberEntry(id=member.id, address=member.address, live=member.reachable)
+        for _, member in sorted(members.items())
+    ]
