@@ -1,0 +1,1 @@
+"""The HTTPS API: mutual TLS on trio, one thin layer over `fleet.control`."""

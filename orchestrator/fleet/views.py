@@ -173,7 +173,7 @@ def drain_view(present: Present, board: ReportBoard, wall: float, member: FleetM
         drained_at=drain.drained_at if drain else None,
         flows_at_start=drain.flows_at_start if drain else None,
         flows_open=board.flows_open(member.name),
-        by_protocol={name: flows for name, flows in sorted(proxy.open_flows.items())} if proxy else {},
+        by_protocol=dict(sorted(proxy.open_flows.items())) if proxy else {},
         blocked_by=drain_obstacles(present.fleet, present.configuration, board, member) if is_draining else (),
     )
 

@@ -1,0 +1,241 @@
+"""The verbs of the fleet: what agents and operators can ask for, whatever carries their request.
+
+Also the one loop that moves the fleet on by itself (`run`): drains that end, generations that retire.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NoReturn
+
+import trio
+
+from orchestrator.config.compile import load_configuration
+from orchestrator.config.configuration import Configuration
+from orchestrator.config.difference import describe_change
+from orchestrator.contract.node import AgentIdentity
+from orchestrator.contract.operator import Applied, DrainView
+from orchestrator.contract.report import Report
+from orchestrator.contract.snapshot import Snapshot
+from orchestrator.contract.token import JoinToken
+from orchestrator.contract.wire import JoinRequest, JoinResponse
+from orchestrator.fleet import drain
+from orchestrator.fleet.authority import Authority
+from orchestrator.fleet.document import FleetRefused, FleetState
+from orchestrator.fleet.ledger import Ledger, Present
+from orchestrator.fleet.membership import configure
+from orchestrator.fleet.progress import waits_for
+from orchestrator.fleet.reports import ReportBoard
+from orchestrator.fleet.retirement import RETIRE_HOLD_S, Holds, advance
+from orchestrator.fleet.snapshots import compile_snapshot, known_agents
+from orchestrator.fleet.tokens import issue_token, redeem_token
+from orchestrator.fleet.views import drain_view
+from orchestrator.state.store import LeaseLost, Store, StoreUnusable
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what moves by itself. Reports come every second.
+TICK_S = 0.5
+
+
+@dataclass(slots=True)
+class Control:
+    """One orchestrator's grip on the fleet. `wall` gives Unix time; the board holds the monotonic clock."""
+
+    store: Store
+    ledger: Ledger
+    authority: Authority
+    board: ReportBoard
+    wall: Callable[[], float] = time.time
+    retire_hold_s: float = RETIRE_HOLD_S
+    holds: Holds = field(default_factory=Holds)
+
+    def __repr__(self) -> str:
+        return f"Control({self.ledger}, {self.board})"
+
+    @property
+    def present(self) -> Present:
+        return self.ledger.present
+
+    # --- operators
+
+    async def apply(self, files: Mapping[str, str]) -> Applied:
+        """Put a configuration directory in force. Raises ConfigurationRefused, FleetRefused."""
+        configuration = await trio.to_thread.run_sync(load_configuration, files)
+        digest = configuration.digest
+        summary: tuple[str, ...] = ()
+        changed = False
+
+        def decide(present: Present) -> tuple[FleetState, Configuration]:
+            nonlocal summary, changed
+            changed = present.fleet.configuration != digest
+            summary = describe_change(present.configuration, configuration)
+            if not changed:
+                return present.fleet, present.configuration
+            fleet = configure(
+                present.fleet, present.configuration, configuration, self.wall(), self._waits_for(present)
+            )
+            return fleet, configuration
+
+        after = await self.ledger.change(decide)
+        if changed:
+            log.info("configuration %s in force as revision %d", digest[:12], after.fleet.revision)
+        return Applied(version=after.fleet.revision, changed=changed, summary=summary)
+
+    async def start_drain(self, name: str, deadline_s: float | None, force: bool) -> DrainView:
+        """Raises FleetRefused."""
+        flows = self.board.flows_open(name)
+        return await self._change_member(
+            name,
+            "drain started",
+            lambda present: drain.start(
+                present.fleet,
+                present.configuration,
+                name,
+                now=self.wall(),
+                deadline_s=deadline_s,
+                force=force,
+                flows_open=flows,
+                waits_for=self._waits_for(present),
+            ),
+        )
+
+    async def cancel_drain(self, name: str) -> DrainView:
+        """Raises FleetRefused."""
+        return await self._change_member(
+            name,
+            "drain cancelled",
+            lambda present: drain.cancel(present.fleet, present.configuration, name, self._waits_for(present)),
+        )
+
+    async def undrain(self, name: str) -> DrainView:
+        """Raises FleetRefused."""
+        return await self._change_member(
+            name,
+            "undrained",
+            lambda present: drain.undrain(present.fleet, present.configuration, name, self._waits_for(present)),
+        )
+
+    def drain_of(self, name: str) -> DrainView:
+        """Raises FleetRefused: not_found, not_supported, not_a_member."""
+        member = self.present.fleet.member(name)
+        if member is None or self.present.configuration.node(name) is not None:
+            member = drain.drainable(self.present.fleet, self.present.configuration, name)
+        return drain_view(self.present, self.board, self.wall(), member)
+
+    async def issue_token(self, identity: AgentIdentity, ttl_s: float) -> tuple[JoinToken, float]:
+        """A join token, and when it expires. Raises TokenRefused."""
+        now = self.wall()
+        token = await issue_token(self.store, self.authority.digest, identity, ttl_s, now)
+        log.info("join token for %s, good for %.0f s", identity, ttl_s)
+        return token, now + ttl_s
+
+    # --- agents
+
+    async def join(self, request: JoinRequest, token: JoinToken) -> JoinResponse:
+        """Raises TokenRefused, RequestUnusable; the latter does not cost the token."""
+        identity = AgentIdentity(node=request.node, role=request.role)
+        certificate = self.authority.certify_agent(request.csr_pem, identity, self._now())
+        await redeem_token(self.store, token, identity, self.wall())
+        log.info("%s joined", identity)
+        return JoinResponse(certificate_pem=certificate, ca_pem=self.authority.pem)
+
+    def renew(self, identity: AgentIdentity, csr_pem: str) -> JoinResponse:
+        """Raises RequestUnusable; FleetRefused if the fleet does not know the agent (any more)."""
+        if identity not in known_agents(self.present.fleet, self.present.configuration):
+            raise FleetRefused("not_found", f"{identity} is not in the configuration", "add the node, or join anew")
+        certificate = self.authority.certify_agent(csr_pem, identity, self._now())
+        log.info("certificate of %s renewed", identity)
+        return JoinResponse(certificate_pem=certificate, ca_pem=self.authority.pem)
+
+    async def next_snapshot(self, identity: AgentIdentity, after: int, wait_s: float) -> Snapshot | None:
+        """The agent's snapshot as soon as it is newer than `after`; None when the wait is over. Raises FleetRefused."""
+        await self.ledger.pass_version(after)
+        with trio.move_on_after(wait_s):
+            while True:
+                present = await self.ledger.beyond(after)
+                snapshot = compile_snapshot(present.fleet, present.configuration, identity)
+                if snapshot is not None:
+                    return snapshot
+                after = present.fleet.revision
+        return None
+
+    def take_report(self, identity: AgentIdentity, report: Report) -> None:
+        """Raises FleetRefused if it is another role's status."""
+        if report.status.role is not identity.role:
+            raise FleetRefused("wrong_role", f"{identity} sent the status of a {report.status.role}", "fix the agent")
+        if identity not in known_agents(self.present.fleet, self.present.configuration):
+            return  # joined, and not configured yet: there is nothing to compare it with
+        before = self.board.last(identity.node, identity.role)
+        if report.nack is not None and (before is None or before.nack != report.nack):
+            log.warning("%s refused revision %d: %s", identity, report.nack.version, report.nack.reason)
+        if self.board.fresh(identity.node, identity.role) is None:
+            log.info("%s reports, runs revision %s", identity, report.applied_version)
+        self.board.take(identity, report)
+
+    # --- by itself
+
+    async def run(self) -> NoReturn:
+        """Task: moves the fleet on, and follows the store."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.ledger.follow)
+            while True:
+                try:
+                    await self.tick()
+                except (FleetRefused, LeaseLost, StoreUnusable) as error:
+                    log.error("the fleet does not move on: %s", error)
+                await trio.sleep(TICK_S)
+
+    async def tick(self) -> None:
+        """One look at what moves by itself."""
+        before = self.present
+        self.board.keep_only(known_agents(before.fleet, before.configuration))
+
+        def decide(present: Present) -> tuple[FleetState, Configuration]:
+            fleet = advance(
+                present.fleet,
+                present.configuration,
+                self.board,
+                self.holds,
+                wall=self.wall(),
+                retire_hold_s=self.retire_hold_s,
+            )
+            return fleet, present.configuration
+
+        _log_moves(before.fleet, (await self.ledger.change(decide)).fleet)
+
+    async def _change_member(self, name: str, event: str, change: Callable[[Present], FleetState]) -> DrainView:
+        before = self.present.fleet.revision
+        present = await self.ledger.change(lambda present: (change(present), present.configuration))
+        if present.fleet.revision != before:
+            log.info("%s: %s, revision %d", name, event, present.fleet.revision)
+        return self.drain_of(name)
+
+    def _waits_for(self, present: Present) -> dict[str, str]:
+        return waits_for(present.fleet, present.configuration, self.board)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.wall(), UTC)
+
+
+def _log_moves(before: FleetState, after: FleetState) -> None:
+    if before.revision == after.revision:
+        return
+    for member in after.members:
+        old = before.member(member.name)
+        if old is not None and old.state is not member.state:
+            log.info("%s: %s → %s, revision %d", member.name, old.state, member.state, after.revision)
+    for pool in after.pools:
+        old_pool = before.pool(pool.name)
+        numbers = {live.generation.number for live in pool.generations}
+        retired = {live.generation.number for live in old_pool.generations} - numbers if old_pool else set()
+        if retired:
+            log.info(
+                "pool %s: generations %s retired, %d live, revision %d",
+                pool.name,
+                ", ".join(map(str, sorted(retired))),
+                len(numbers),
+                after.revision,
+            )
