@@ -172,7 +172,7 @@ class BalancerAgent:
             vips=tuple(vip_entries(snapshot.vips, snapshot.pools)),
             members=tuple(member_entries(snapshot.pools)),
             bird_configuration=(
-                bird_configuration(snapshot.bgp, (vip.address for vip in snapshot.vips), log_file)
+                bird_configuration(snapshot.bgp, [vip.address for vip in snapshot.vips], log_file)
                 if snapshot.bgp
                 else silent_configuration(snapshot.address, log_file)
             ),

@@ -4,7 +4,7 @@ What BIRD announces is what it finds on `lo`, and of that only VIPs of the snaps
 address off `lo`, which withdraws it within milliseconds, without any word to BIRD.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from textwrap import dedent
@@ -23,7 +23,7 @@ ERROR_FORGET_S = 30
 LOG_LIMIT = 1024 * 1024
 
 
-def bird_configuration(bgp: Bgp, addresses: Iterable[IPv4Address | IPv6Address], log_file: Path) -> str:
+def bird_configuration(bgp: Bgp, addresses: Collection[IPv4Address | IPv6Address], log_file: Path) -> str:
     """The text of `bird.conf`. A pure function: equal snapshots give equal text."""
     ipv4 = sorted({address for address in addresses if isinstance(address, IPv4Address)})
     ipv6 = sorted({address for address in addresses if isinstance(address, IPv6Address)})
