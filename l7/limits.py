@@ -113,8 +113,8 @@ MAX_STALE_RETRIES = 1
 #: Ready descriptors taken at once. nginx: epoll_events 512; libuv: 1024; less keeps a batch short.
 BATCH_EVENTS = 256
 
-#: Time of one batch, after which other tasks of the worker (health checks, snapshots) have their turn. HAProxy bounds its
-#: rounds likewise (tune.runqueue-depth); 5 ms is well below any timeout here.
+#: Time of one batch, after which other tasks of the worker (health checks, snapshots) have their turn. HAProxy bounds
+#: its rounds likewise (tune.runqueue-depth); 5 ms is well below any timeout here.
 BATCH_S = 0.005
 
 #: Resolution of deadlines, which are all of whole seconds. nginx's examples: timer_resolution 100 ms.
@@ -130,8 +130,8 @@ ACCEPTS_PER_STEP = 8
 #: Pause after a failed accept (no descriptors, no memory), instead of a busy loop. nginx: accept_mutex_delay 500 ms.
 ACCEPT_PAUSE_S = 0.5
 
-#: Backlog of a listening socket; the kernel cuts it to net.core.somaxconn. HAProxy: backlog = maxconn; 4096 is the kernel's
-#: own default since 5.4.
+#: Backlog of a listening socket; the kernel cuts it to net.core.somaxconn. HAProxy: backlog = maxconn; 4096 is the
+#: kernel's own default since 5.4.
 LISTEN_BACKLOG = 4096
 
 #: Open connections of one client address in one worker. Large carrier-grade NATs put some hundreds of users behind an
@@ -147,14 +147,14 @@ MAX_CONNECT_ATTEMPTS = 3
 #: Answer of a health check that is read to find its status line. HAProxy: tune.chksize, a buffer of 16 KiB.
 MAX_HEALTH_ANSWER_BYTES = 16 * 1024
 
-#: Share by which the interval of health checks varies, so that the checks of many proxies do not meet. Envoy: interval_jitter;
-#: HAProxy: spread-checks, advised between 2 and 5 %.
+#: Share by which the interval of health checks varies, so that the checks of many proxies do not meet. Envoy:
+#: interval_jitter; HAProxy: spread-checks, advised between 2 and 5 %.
 HEALTH_JITTER = 0.1
 
 # -- Goodbyes ----------------------------------------------------------------------------------------------------------
 
-#: An idle connection of a draining proxy, from its turn in the spread until it is closed without a request. A request that
-#: crosses such a close on the wire is lost (RFC 9112 section 9.5), so this is longer than most clients pause.
+#: An idle connection of a draining proxy, from its turn in the spread until it is closed without a request. A request
+#: that crosses such a close on the wire is lost (RFC 9112 section 9.5), so this is longer than most clients pause.
 GOODBYE_IDLE_S = 10.0
 
 #: How often a draining worker looks whose turn it is.
@@ -165,8 +165,8 @@ STOP_GRACE_S = 30.0
 
 # -- Telemetry ---------------------------------------------------------------------------------------------------------
 
-#: Records that wait to be written. At 10 000 requests a second, a disk may stall for three seconds; then records are dropped and
-#: counted, never requests.
+#: Records that wait to be written. At 10 000 requests a second, a disk may stall for three seconds; then records are
+#: dropped and counted, never requests.
 MAX_LOG_RECORDS = 32 * 1024
 
 #: How often records are written. nginx's examples: access_log flush=1s or less.
@@ -186,7 +186,7 @@ WORKER_STATUS_S = 1.0
 #: A worker's answer to a snapshot. Loading a thousand certificates takes about a second.
 WORKER_APPLY_S = 20.0
 
-#: Pause before a dead worker is started again: doubled at each death, back to the first after a minute of life. systemd:
-#: RestartSec 100 ms, with RestartMaxDelaySec.
+#: Pause before a dead worker is started again: doubled at each death, back to the first after a minute of life.
+#: systemd: RestartSec 100 ms, with RestartMaxDelaySec.
 WORKER_RESTART_FIRST_S = 0.1
 WORKER_RESTART_MAX_S = 10.0

@@ -1,0 +1,283 @@
+"""Connections to servers: kept between requests, bounded, and tried elsewhere when one cannot be made.
+
+One `Server` per address holds its connections and survives a change of snapshot that does not touch it. One
+`BackendPool` per backend balances over its servers. `Upstreams` is what exchanges ask (`Services.open_upstream` and
+its kin).
+
+A connection that was asked for and is no longer wanted when it is there goes to the idle ones: the next request takes
+it.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+
+from l7 import limits
+from l7.connection import UpstreamSocket
+from l7.exchange import Exchange, UpstreamSide
+from l7.reactor import Reactor
+from l7.telemetry.flags import Flag
+from l7.telemetry.metrics import Counters
+from l7.transport import reason_of
+from l7.upstream.balance import LeastRequest
+from orchestrator.contract.route import Backend, BackendServer, HealthCheck
+
+
+class Server:
+    """One server of a backend, with this worker's connections to it."""
+
+    __slots__ = ("_upstreams", "active", "address", "detail", "health", "healthy", "idle", "name", "retired", "total")
+
+    def __init__(self, upstreams: "Upstreams", server: BackendServer, health: HealthCheck) -> None:
+        self._upstreams = upstreams
+        self.name = server.name
+        self.address = (str(server.address), int(server.port))
+        self.health = health
+        self.healthy = True
+        """By the active checks. A server is trusted until its first check says otherwise."""
+        self.detail = "not checked yet"
+        self.active = 0
+        """Requests in progress, and connections being opened for one."""
+        self.total = 0
+        """Open connections, idle ones and connecting ones included."""
+        self.idle: list[UpstreamSocket] = []
+        """Last in, first out: what is not needed grows old and is closed."""
+        self.retired = False
+        """No backend of the running snapshot names it: nothing is kept."""
+
+    def __repr__(self) -> str:
+        state = "healthy" if self.healthy else "unhealthy"
+        return f"<Server {self.name}: {state}, {self.active} active, {len(self.idle)} idle, {self.total} connections>"
+
+    def connected(self, connection: UpstreamSocket) -> None:
+        """Hand the connection to who waits for it."""
+        self._upstreams.connected(self, connection)
+
+    def connect_failed(self, connection: UpstreamSocket, reason: str) -> None:
+        """Try elsewhere, or tell who waits."""
+        self._upstreams.connect_failed(self, connection, reason)
+
+    def gone(self, connection: UpstreamSocket) -> None:
+        """One connection less."""
+        self.total -= 1
+        if connection.idle:
+            self.idle.remove(connection)
+
+    def keep(self, connection: UpstreamSocket) -> None:
+        """Keep a connection that nobody uses, if there is room."""
+        if self.retired or len(self.idle) >= limits.MAX_IDLE_PER_SERVER:
+            connection.release()
+        else:
+            connection.become_idle()
+            self.idle.append(connection)
+
+    def retire(self) -> None:
+        """It left the configuration: idle connections close now, busy ones after their request."""
+        self.retired = True
+        for connection in tuple(self.idle):
+            connection.release()
+
+
+class BackendPool:
+    """The servers of one backend, balanced by least request."""
+
+    __slots__ = ("backend", "balancer", "pending", "servers")
+
+    def __init__(self, backend: Backend, servers: tuple[Server, ...], below: Callable[[int], int]) -> None:
+        """`below(n)` gives a random integer 0 ≤ x < n."""
+        self.backend = backend
+        self.servers = servers
+        self.balancer: LeastRequest[Server] = LeastRequest(servers, below)
+        self.pending = 0
+        """Exchanges that wait for a connection."""
+
+    def __repr__(self) -> str:
+        return f"<BackendPool {self.backend.name}: {self.servers}>"
+
+
+class _Attempt:
+    """An exchange that waits for a connection."""
+
+    __slots__ = ("connection", "count", "exchange", "pool", "tried")
+
+    def __init__(self, exchange: Exchange, pool: BackendPool) -> None:
+        self.exchange = exchange
+        self.pool = pool
+        self.count = 0
+        self.tried: list[Server] = []
+        self.connection: UpstreamSocket | None = None
+
+
+class Upstreams:
+    """All backends of a worker."""
+
+    def __init__(self, reactor: Reactor, counters: Counters, rng: random.Random) -> None:
+        self._reactor = reactor
+        self._counters = counters
+        self._random = rng.random
+        self.backends: dict[str, BackendPool] = {}
+        self._waiting: dict[Exchange, _Attempt] = {}
+        self._used: dict[UpstreamSide, UpstreamSocket] = {}
+
+    def __repr__(self) -> str:
+        return f"<Upstreams: {len(self._used)} busy, {len(self._waiting)} waiting, {list(self.backends.values())}>"
+
+    def _below(self, bound: int) -> int:
+        # A fifth of the time of `randrange`; the bias is below 2^-40.
+        return int(self._random() * bound)
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests that hold a connection to a server, or wait for one."""
+        return len(self._used) + len(self._waiting)
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+
+    def build(self, backends: Iterable[Backend]) -> dict[str, BackendPool]:
+        """Pools for a new snapshot, aside. What did not change keeps its connections and its health."""
+        built: dict[str, BackendPool] = {}
+        for backend in backends:
+            present = self.backends.get(backend.name)
+            if present is not None and present.backend == backend:
+                built[backend.name] = present
+                continue
+            known = {server.name: server for server in present.servers} if present else {}
+            servers = tuple(self._server(known.get(each.name), each, backend.health) for each in backend.servers)
+            built[backend.name] = BackendPool(backend, servers, self._below)
+        return built
+
+    def _server(self, known: Server | None, server: BackendServer, health: HealthCheck) -> Server:
+        fresh = Server(self, server, health)
+        same = known is not None and known.address == fresh.address and known.health == health
+        return known if known is not None and same else fresh
+
+    def swap(self, backends: dict[str, BackendPool]) -> None:
+        """Use what `build` made, from the next request on."""
+        kept = {server for pool in backends.values() for server in pool.servers}
+        before = self.servers()
+        self.backends = backends
+        for server in before:
+            if server not in kept:
+                server.retire()
+
+    def servers(self) -> list[Server]:
+        """Every server of every backend."""
+        return [server for pool in self.backends.values() for server in pool.servers]
+
+    # -- what exchanges ask --------------------------------------------------------------------------------------------
+
+    def open(self, exchange: Exchange, backend: str, fresh: bool) -> None:
+        """Choose a server and answer with a connection, now or later, or with a failure."""
+        pool = self.backends.get(backend)
+        server = pool.balancer.choose() if pool is not None else None
+        if pool is None or server is None:
+            exchange.upstream_failed(Flag.NO_HEALTHY_UPSTREAM, "no_server")
+            return
+        if server.idle and not fresh:
+            connection = server.idle.pop()
+            server.active += 1
+            connection.become_busy()
+            self._used[connection.codec] = connection
+            exchange.upstream_connected(connection.codec, reused=True)
+            return
+        if pool.pending >= limits.MAX_PENDING_PER_BACKEND:
+            exchange.upstream_failed(Flag.UPSTREAM_OVERFLOW, "pending_requests")
+            return
+        attempt = _Attempt(exchange, pool)
+        self._waiting[exchange] = attempt
+        pool.pending += 1
+        self._try(attempt, server)
+
+    def abandon(self, exchange: Exchange) -> None:
+        """The exchange is gone; its connection, when it comes, is kept for another."""
+        attempt = self._waiting.pop(exchange, None)
+        if attempt is not None:
+            attempt.pool.pending -= 1
+            if attempt.connection is not None:
+                attempt.tried[-1].active -= 1
+                attempt.connection.waiting = None
+
+    def release(self, side: UpstreamSide, reusable: bool) -> None:
+        """An exchange is done with its connection."""
+        connection = self._used.pop(side)
+        server = connection.pool
+        assert isinstance(server, Server)  # noqa: S101 - every connection here was made by one
+        server.active -= 1
+        if connection.is_over:
+            return
+        if reusable:
+            server.keep(connection)
+        else:
+            connection.release()
+
+    # -- connecting ----------------------------------------------------------------------------------------------------
+
+    def _try(self, attempt: _Attempt, server: Server) -> None:
+        """Connect to this server, and to others if that fails at once."""
+        while True:
+            attempt.count += 1
+            attempt.tried.append(server)
+            if server.total >= limits.MAX_CONNECTIONS_PER_SERVER:
+                self._give_up(attempt, Flag.UPSTREAM_OVERFLOW, "server_connections")
+                return
+            connection = UpstreamSocket(self._reactor, server)
+            try:
+                connection.start()
+            except OSError as error:
+                another = self._another(attempt, reason_of(error))
+                if another is None:
+                    return
+                server = another
+                continue
+            server.total += 1
+            server.active += 1
+            attempt.connection = connection
+            connection.waiting = attempt
+            return
+
+    def _another(self, attempt: _Attempt, reason: str) -> Server | None:
+        """After a failure: a server that was not tried yet; None if the exchange was told that there is none."""
+        self._counters.add(f'upstream_connect_failures{{backend="{attempt.pool.backend.name}",reason="{reason}"}}')
+        if attempt.count < limits.MAX_CONNECT_ATTEMPTS:
+            # The balancer is random: a few choices find another server if there is one to be found.
+            for _ in range(2 * len(attempt.pool.servers)):
+                server = attempt.pool.balancer.choose()
+                if server is not None and server not in attempt.tried:
+                    self._counters.add("retries_connect")
+                    return server
+        self._give_up(attempt, Flag.UPSTREAM_CONNECTION_FAILURE, reason)
+        return None
+
+    def _give_up(self, attempt: _Attempt, flag: Flag, reason: str) -> None:
+        del self._waiting[attempt.exchange]
+        attempt.pool.pending -= 1
+        attempt.exchange.upstream_failed(flag, reason, attempt.tried[-1].name)
+
+    def connected(self, server: Server, connection: UpstreamSocket) -> None:
+        """A connection is there."""
+        attempt = connection.waiting
+        connection.waiting = None
+        if not isinstance(attempt, _Attempt):
+            self._counters.add("upstream_connections_unclaimed")
+            server.keep(connection)
+            return
+        del self._waiting[attempt.exchange]
+        attempt.pool.pending -= 1
+        connection.become_busy()
+        self._used[connection.codec] = connection
+        attempt.exchange.upstream_connected(connection.codec, reused=False)
+
+    def connect_failed(self, server: Server, connection: UpstreamSocket, reason: str) -> None:
+        """A connection will not be."""
+        attempt = connection.waiting
+        if not isinstance(attempt, _Attempt):
+            return
+        server.active -= 1
+        attempt.connection = None
+        another = self._another(attempt, reason)
+        if another is not None:
+            self._try(attempt, another)
+
+    def close(self) -> None:
+        """Close every idle connection: the worker ends."""
+        for server in self.servers():
+            server.retire()

@@ -1,0 +1,168 @@
+"""A worker process: one proxy, told by the supervisor what to run. Started as `python -m l7.worker`, never by hand."""
+
+import gc
+import logging
+import resource
+import signal
+import socket
+from pathlib import Path
+
+import click
+import trio
+
+from l4.ingress import IngressMap, IngressUnavailable
+from l7 import limits
+from l7.channel import (
+    Channel,
+    ChannelClosed,
+    Commit,
+    Committed,
+    Discard,
+    Message,
+    Prepare,
+    Prepared,
+    Refused,
+    ReopenLog,
+    Sockets,
+    Stop,
+    WorkerStatus,
+)
+from l7.proxy import Edition, EditionRefused, Proxy
+
+log = logging.getLogger(__name__)
+
+#: Allocations between collections of the youngest generation. The hot path makes no cycles, so collecting seldom costs
+#: nothing; the default of 700 would scan for some hundred times a second.
+GC_THRESHOLDS = (50_000, 20, 100)
+
+
+class Worker:
+    """Follows the supervisor's messages until it is told to stop, or until the supervisor is gone."""
+
+    def __init__(self, proxy: Proxy, channel: Channel) -> None:
+        self._proxy = proxy
+        self._channel = channel
+        self._prepared: Edition | None = None
+
+    async def run(self) -> None:
+        """Serve; return when everything is finished."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._proxy.run)
+            nursery.start_soon(self._report)
+            try:
+                grace_s = await self._follow()
+            except ChannelClosed as error:
+                # The supervisor is dead. Its successor must be able to bind the listening sockets; those who are
+                # connected shall not suffer for it.
+                log.error("supervisor gone (%s): finishing what is open", error)
+                grace_s = limits.STOP_GRACE_S
+            await self._finish(grace_s)
+            nursery.cancel_scope.cancel()
+        self._proxy.close()
+
+    async def _follow(self) -> float:
+        """Take messages until one says stop; return the grace it gives."""
+        while True:
+            message, sockets = await self._channel.receive()
+            if isinstance(message, Stop):
+                return message.grace_s
+            answer = self._obey(message, sockets)
+            if answer is not None:
+                await self._channel.send(answer)
+            if isinstance(answer, Committed):
+                await self._channel.send(self._status())
+
+    def _obey(self, message: Message, sockets: tuple[socket.socket, ...]) -> Message | None:
+        proxy = self._proxy
+        match message:
+            case Sockets(addresses=addresses):
+                for bound, sock in zip(addresses, sockets, strict=True):
+                    proxy.offer((str(bound.address), bound.port), sock)
+            case Prepare(snapshot=snapshot):
+                try:
+                    self._prepared = proxy.prepare(snapshot)
+                except EditionRefused as refused:
+                    return Refused(version=snapshot.version, reason=str(refused))
+                return Prepared(version=snapshot.version)
+            case Commit() if self._prepared is not None:
+                edition, self._prepared = self._prepared, None
+                proxy.commit(edition)
+                return Committed(version=edition.snapshot.version)
+            case Discard():
+                self._prepared = None
+                proxy.discard()
+            case ReopenLog():
+                proxy.log_writer.reopen()
+            case _:
+                log.error("message out of turn: %s", message.kind)
+        return None
+
+    def _status(self) -> WorkerStatus:
+        proxy = self._proxy
+        return WorkerStatus(
+            open_flows=proxy.open_flows,
+            requests_in_flight=proxy.upstreams.requests_in_flight,
+            health=proxy.health(),
+            counters=proxy.totals(),
+        )
+
+    async def _report(self) -> None:
+        while True:
+            try:
+                await self._channel.send(self._status())
+            except ChannelClosed:
+                # `_follow` sees the same, and ends the worker.
+                return
+            await trio.sleep(limits.WORKER_STATUS_S)
+
+    async def _finish(self, grace_s: float) -> None:
+        proxy = self._proxy
+        proxy.stop_accepting(grace_s)
+        with trio.move_on_after(grace_s):
+            await proxy.all_clients_gone()
+        left = proxy.reset_clients("stopped")
+        if left:
+            log.warning("stopped with %d connections still open after %g s", left, grace_s)
+        try:
+            await self._channel.send(self._status())
+        except ChannelClosed:
+            log.info("the supervisor did not wait for the last status")
+
+
+def _open_ingress(bpffs: Path | None) -> IngressMap | None:
+    if bpffs is None:
+        return None
+    try:
+        return IngressMap.open(bpffs)
+    except IngressUnavailable as error:
+        log.warning("access log lines will not name L4 nodes: %s", error)
+        return None
+
+
+@click.command()
+@click.option("--channel", "channel_fd", type=int, required=True, help="Inherited descriptor to the supervisor.")
+@click.option("--index", type=int, required=True, help="Number of this worker, for its log lines.")
+@click.option("--access-log", type=click.Path(path_type=Path))
+@click.option("--bpffs", type=click.Path(path_type=Path))
+def main(channel_fd: int, index: int, access_log: Path | None, bpffs: Path | None) -> None:
+    """Run one worker for the supervisor at the other end of the channel."""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker-{index} %(levelname)s %(message)s")
+    # The supervisor is signalled together with its workers (Ctrl-C, systemd); it says what is to be done.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    async def serve() -> None:
+        channel = Channel(socket.socket(fileno=channel_fd))
+        await Worker(Proxy(access_log=access_log, ingress=_open_ingress(bpffs)), channel).run()
+
+    # What is loaded by now lives as long as the process: no collection needs to look at it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    trio.run(serve)
+
+
+if __name__ == "__main__":
+    main()
