@@ -1,6 +1,7 @@
 """Bringing a lab up, in the order in which each part finds what it needs."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -23,6 +24,9 @@ ROUTES_COMPLETE_S: Final = 60.0
 AGENTS_UP_TO_DATE_S: Final = 30.0
 REQUESTS_ANSWERED_S: Final = 30.0
 
+#: `edge-orchestrator token` spends half a second of one core, most of it on starting Python.
+TOKENS_AT_ONCE: Final = 2
+
 ROLES_OF_HOST: Final[dict[HostKind, tuple[AgentRole, ...]]] = {
     HostKind.L4: ROLES_OF_KIND[NodeKind.L4],
     HostKind.PROXY: ROLES_OF_KIND[NodeKind.PROXY],
@@ -36,16 +40,12 @@ async def bring_up(lab: Lab, progress: Progress) -> None:
     await together(
         partial(trio.to_thread.run_sync, _build_network, lab),
         partial(trio.to_thread.run_sync, _write_files, lab),
-        partial(trio.to_thread.run_sync, _create_identities, lab),
+        partial(trio.to_thread.run_sync, _create_fleet, lab),
     )
-    progress("router, backends and orchestrator", 0.25)
+    progress("router, backends and orchestrator", 0.2)
     await trio.to_thread.run_sync(_start_surroundings, lab)
-    await until(lab, "orchestrator", partial(checks.orchestrator_listens, lab), ORCHESTRATOR_START_S)
-    progress("agents and configuration", 0.4)
-    await together(
-        partial(trio.to_thread.run_sync, _start_agents, lab),
-        partial(trio.to_thread.run_sync, checks.run_as_operator, lab, commands.apply_command(lab.configuration)),
-    )
+    progress("agents and configuration", 0.3)
+    await together(partial(_apply_configuration, lab), partial(trio.to_thread.run_sync, _start_agents, lab))
     progress("waiting for BGP and both next hops", 0.55)
     await until(lab, "routes", partial(checks.routes_are_complete, lab), ROUTES_COMPLETE_S)
     progress("waiting for the agents", 0.8)
@@ -88,18 +88,13 @@ def _write_files(lab: Lab) -> None:
         backends.write_nginx_configuration(host, lab.directory(host.name), lab.content, lab.uploads)
 
 
-def _create_identities(lab: Lab) -> None:
-    """The fleet's CA, the operator's credentials, and a join token for each agent, readable by root alone."""
+def _create_fleet(lab: Lab) -> None:
+    """The orchestrator's store, the fleet's CA, the operator's credentials."""
     control = lab.topology.control
-    data = lab.directory(control.name) / "data"
-    fabric.run(commands.init_command(data, lab.operator, control.address))
+    fabric.run(commands.init_command(lab.directory(control.name) / "data", lab.operator, control.address))
     context = lab.operator / "context.json"
     written = OperatorContext.model_validate_json(context.read_text())
     context.write_text(written.model_copy(update={"network_namespace": control.namespace}).model_dump_json(indent=2))
-    for host, role in agents(lab):
-        token = commands.token_path(lab.directory(host.name), role)
-        token.touch(0o600)
-        token.write_text(fabric.run(commands.token_command(data, host.name, role)))
 
 
 def _start_surroundings(lab: Lab) -> None:
@@ -114,8 +109,23 @@ def _start_surroundings(lab: Lab) -> None:
         start(host, Role.NGINX, backends.nginx_command(lab.directory(host.name)))
 
 
+async def _apply_configuration(lab: Lab) -> None:
+    await until(lab, "orchestrator", partial(checks.orchestrator_listens, lab), ORCHESTRATOR_START_S)
+    await trio.to_thread.run_sync(checks.run_as_operator, lab, commands.apply_command(lab.configuration))
+
+
 def _start_agents(lab: Lab) -> None:
-    for host, role in agents(lab):
-        directory = lab.directory(host.name)
-        argv = commands.agent_command(host, role, directory, lab.topology.control.address, lab.spec)
-        processes.start(directory, host.namespace, Role(role.value), argv)
+    """Each with a token of its own. One that is earlier than the orchestrator waits for it."""
+    with ThreadPoolExecutor(TOKENS_AT_ONCE) as pool:
+        for started in [pool.submit(_start_agent, lab, host, role) for host, role in agents(lab)]:
+            started.result()
+
+
+def _start_agent(lab: Lab, host: LabHost, role: AgentRole) -> None:
+    directory = lab.directory(host.name)
+    data = lab.directory(lab.topology.control.name) / "data"
+    token = commands.token_path(directory, role)
+    token.touch(0o600)
+    token.write_text(fabric.run(commands.token_command(data, host.name, role)))
+    argv = commands.agent_command(host, role, directory, lab.topology.control.address, lab.spec)
+    processes.start(directory, host.namespace, Role(role.value), argv)

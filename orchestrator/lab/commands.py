@@ -46,12 +46,13 @@ def agent_command(
         *("--token-file", str(token_path(directory, role))),
         *("--bpffs", str(directory / "bpf"), "--metrics", f"{host.address}:{METRICS_PORTS[role]}"),
     ]
+    xdp = ["--interface", HOST_INTERFACE, "--xdp-mode", "native"]
     match role:
         case AgentRole.BALANCER:
             bird = ["--bird-dir", str(directory / "bird")]
-            return [program("edge-l4"), role, "run", *common, "--interface", HOST_INTERFACE, *bird]
+            return [program("edge-l4"), role, "run", *common, *xdp, *bird]
         case AgentRole.REDIRECTOR:
-            return [program("edge-l4"), role, "run", *common, "--interface", HOST_INTERFACE]
+            return [program("edge-l4"), role, "run", *common, *xdp]
         case AgentRole.PROXY:
             access_log = ["--access-log", str(directory / "access.log")]
             return [program("edge-l7"), "run", *common, "--workers", str(spec.workers), *access_log]

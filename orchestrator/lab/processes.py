@@ -23,8 +23,9 @@ from orchestrator.lab.errors import LabError
 
 NAMESPACES: Final = Path("/run/netns")
 
-#: How long a process may take to end after SIGTERM before it is killed (systemd gives 90 s; nothing here needs them).
-TERM_GRACE_S = 10.0
+#: How long a process may take to end after SIGTERM before it is killed: longer than `edge-l7`, which leaves its open
+#: connections 30 s (systemd, which would ask the same of it, gives 90 s).
+TERM_GRACE_S = 40.0
 
 #: How long the kernel may take to end a process after SIGKILL: it is held up only by a system call in progress.
 KILL_GRACE_S = 5.0

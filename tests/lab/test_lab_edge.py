@@ -1,0 +1,165 @@
+"""The promises of the spine, on the whole product: one lab, and faults in it."""
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from time import monotonic, sleep
+
+import pytest
+
+from orchestrator.contract.node import AgentRole
+from orchestrator.contract.operator import DRAIN_LIST, StatusView
+from orchestrator.contract.pool import MemberState
+from orchestrator.lab import VIP_V4, VIP_V6, Lab, LabError, checks, fabric, router
+from orchestrator.lab.commands import program
+from orchestrator.lab.processes import Role
+from orchestrator.lab.topology import METRICS_PORTS, LabHost
+
+pytestmark = pytest.mark.lab
+
+#: Seconds for anything that the fleet does by itself: a restart, a drain of a few idle flows, a route that comes back.
+PATIENCE_S = 30.0
+
+REFUSED_BY_A_GUARD = 3
+
+
+def edgectl(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program("edgectl"), "--context", str(lab.operator), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S * 2,
+        check=False,
+    )
+
+
+def answer(lab: Lab, *arguments: str) -> str:
+    done = edgectl(lab, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fetch(lab: Lab, vip: IPv4Address | IPv6Address, source: int = 0) -> str:
+    """GET / over a VIP; the backend's name."""
+    client = lab.topology.client
+    address = (client.v4 if vip.version == 4 else client.v6)[source].ip
+    return checks.request(lab, client, address, vip).strip()
+
+
+def eventually(what: str, holds: Callable[[], bool]) -> None:
+    deadline = monotonic() + PATIENCE_S
+    while not holds():
+        assert monotonic() < deadline, f"not within {PATIENCE_S:.0f} s: {what}"
+        sleep(0.1)
+
+
+def metrics(host: LabHost, role: AgentRole) -> dict[str, float]:
+    """Samples without labels, by name; empty while the agent does not answer."""
+    url = f"http://{host.address}:{METRICS_PORTS[role]}/metrics"
+    try:
+        text = fabric.run_in(host.namespace, ["curl", "-sSf", "--max-time", "5", url])
+    except LabError:
+        return {}
+    return {name: float(value) for name, value in re.findall(r"^([a-z0-9_]+) ([0-9.e+-]+)$", text, re.MULTILINE)}
+
+
+def digest(lab: Lab, node: LabHost) -> str:
+    return answer(lab, "get", "table", "--node", node.name, "--digest").strip()
+
+
+def everyone_is_up_to_date(lab: Lab) -> bool:
+    return checks.agents_are_up_to_date(lab) is None
+
+
+def member_state(lab: Lab, name: str) -> MemberState:
+    status = StatusView.model_validate_json(answer(lab, "status", "--json"))
+    return next(member.state for pool in status.pools for member in pool.members if member.name == name)
+
+
+@pytest.mark.parametrize("vip", [VIP_V4, VIP_V6], ids=["ipv4", "ipv6"])
+def test_requests_are_answered_by_all_backends(lab: Lab, vip: IPv4Address | IPv6Address) -> None:
+    answered = {fetch(lab, vip, source) for source in range(lab.spec.client_addresses)}
+    answered |= {fetch(lab, vip, source) for source in range(lab.spec.client_addresses)}
+    assert answered == {host.name for host in lab.topology.backends}
+
+
+def test_l4_nodes_hold_identical_tables_whatever_their_history(lab: Lab) -> None:
+    """One has seen a drain and its end; the other was down meanwhile and started with an empty kernel."""
+    first, second = lab.topology.l4_nodes
+    assert digest(lab, first) == digest(lab, second)
+    lab.kill_process(second.name, Role.BALANCER)
+    try:
+        answer(lab, "drain", "proxy-1")
+        assert member_state(lab, "proxy-1") != MemberState.ACTIVE
+        answer(lab, "undrain", "proxy-1")
+    finally:
+        lab.restart_process(second.name, Role.BALANCER)
+    eventually("all agents up to date", lambda: everyone_is_up_to_date(lab))
+    assert re.fullmatch(r"[0-9a-f]{64}", digest(lab, first))
+    assert digest(lab, first) == digest(lab, second)
+
+
+def test_a_second_drain_is_refused_by_the_guard_which_names_both_numbers(lab: Lab) -> None:
+    answer(lab, "drain", "proxy-1")
+    try:
+        refused = edgectl(lab, "drain", "proxy-2")
+        assert refused.returncode == REFUSED_BY_A_GUARD, refused.stderr
+        assert re.search(r"\b1\b", refused.stderr), "how many would be left"
+        assert re.search(r"\b2\b", refused.stderr), "how many must stay"
+        drains = DRAIN_LIST.validate_json(answer(lab, "get", "drains", "--json"))
+        assert [drain.node for drain in drains] == ["proxy-1"]
+    finally:
+        answer(lab, "undrain", "proxy-1")
+    eventually("all agents up to date", lambda: everyone_is_up_to_date(lab))
+
+
+def test_without_the_orchestrator_traffic_flows_on_and_agents_come_back_on_their_last_snapshot(lab: Lab) -> None:
+    balancer, proxy = lab.topology.l4_nodes[0], lab.topology.proxies[0]
+    lab.kill_process(lab.topology.control.name, Role.ORCHESTRATOR, signal.SIGKILL)
+    assert fetch(lab, VIP_V4)
+    assert fetch(lab, VIP_V6)
+    restarted = ((balancer, AgentRole.BALANCER), (proxy, AgentRole.REDIRECTOR), (proxy, AgentRole.PROXY))
+    for host, role in restarted:
+        lab.restart_process(host.name, Role(role.value))
+    eventually("their metrics answer", lambda: all(metrics(host, role) for host, role in restarted))
+    eventually("both next hops", lambda: checks.routes_are_complete(lab) is None)
+    for source in range(lab.spec.client_addresses):
+        assert fetch(lab, VIP_V4, source)
+        assert fetch(lab, VIP_V6, source)
+    assert (lab.directory(balancer.name) / "balancer" / "snapshot.json").exists()
+    lab.restart_process(lab.topology.control.name, Role.ORCHESTRATOR)
+    eventually("all agents up to date", lambda: everyone_is_up_to_date(lab))
+
+
+def test_the_flow_table_is_never_consulted_for_tcp(lab: Lab) -> None:
+    for source in range(lab.spec.client_addresses):
+        fetch(lab, VIP_V4, source)
+        fetch(lab, VIP_V6, source)
+    seen = [metrics(node, AgentRole.BALANCER) for node in lab.topology.l4_nodes]
+    assert sum(counters["edge_l4_forwarded_total"] for counters in seen) > 0, "the balancers carried this"
+    assert [counters["edge_l4_flow_table_lookups_total"] for counters in seen] == [0.0] * len(seen)
+
+
+def test_a_silent_black_hole_costs_less_than_a_second(lab: Lab) -> None:
+    node = lab.topology.l4_nodes[1]
+    lab.cut_link(node.name)
+    began = monotonic()
+    while str(node.address) in router.next_hops(lab.topology.router.namespace, VIP_V4):
+        assert monotonic() - began < 1.0
+    for source in range(lab.spec.client_addresses):
+        assert fetch(lab, VIP_V4, source)
+    lab.heal_link(node.name)
+    eventually("both next hops again", lambda: checks.routes_are_complete(lab) is None)
+
+
+def test_every_request_leaves_a_record_in_an_access_log(lab: Lab) -> None:
+    fetch(lab, VIP_V4)
+    records = [
+        json.loads(line)
+        for proxy in lab.topology.proxies
+        for line in (lab.directory(proxy.name) / "access.log").read_text().splitlines()
+    ]
+    assert records
