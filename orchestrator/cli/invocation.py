@@ -11,7 +11,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from orchestrator.cli.context import CONTEXT_VARIABLE, Credentials, find_directory, read_credentials
+from orchestrator.cli.context import CONTEXT_VARIABLE, DEFAULT_CONTEXT, Credentials, find_directory, read_credentials
 from orchestrator.cli.failure import CommandFailed, ExitCode, Finding
 from orchestrator.cli.terminal import Terminal
 
@@ -31,14 +31,32 @@ class Invocation:
         return read_credentials(find_directory(self.context, self.terminal))
 
 
+JSON_HELP = "One JSON object on stdout; progress and errors on stderr."
+CONTEXT_HELP = f"Operator's directory. Else ${CONTEXT_VARIABLE}, {DEFAULT_CONTEXT}, or the one lab that is up."
+
+
+@click.pass_obj
+def before_command(invocation: Invocation, as_json: bool, context: Path | None) -> None:
+    """The same options before the command's name: `edgectl --context DIR status`."""
+    invocation.terminal.as_json = as_json
+    invocation.context = context
+
+
+def before_command_options() -> list[click.Parameter]:
+    return [
+        click.Option(["--context"], type=click.Path(path_type=Path), metavar="DIR", help=CONTEXT_HELP),
+        click.Option(["--json", "as_json"], is_flag=True, help=JSON_HELP),
+    ]
+
+
 def json_option(command: Callable[Concatenate[Invocation, P], R]) -> Callable[P, R]:
     """`--json`, and the invocation as the command's first argument."""
 
-    @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; progress and errors on stderr.")
+    @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
     @click.pass_obj
     @functools.wraps(command)
     def with_json(invocation: Invocation, /, *args: Any, as_json: bool, **options: Any) -> R:
-        invocation.terminal.as_json = as_json
+        invocation.terminal.as_json |= as_json
         return command(invocation, *args, **options)
 
     return with_json  # type: ignore[return-value]  # click calls it with keywords only: not expressible
@@ -47,16 +65,11 @@ def json_option(command: Callable[Concatenate[Invocation, P], R]) -> Callable[P,
 def fleet_options(command: Callable[Concatenate[Invocation, P], R]) -> Callable[P, R]:
     """`--json` and `--context`, and the invocation as the command's first argument."""
 
-    @click.option(
-        "--context",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help=f"Operator's directory. Else ${CONTEXT_VARIABLE}, /etc/edgefleet/operator, or the one lab that is up.",
-    )
+    @click.option("--context", type=click.Path(path_type=Path), metavar="DIR", help=CONTEXT_HELP)
     @json_option
     @functools.wraps(command)
     def with_context(invocation: Invocation, /, *args: Any, context: Path | None, **options: Any) -> R:
-        invocation.context = context
+        invocation.context = context or invocation.context
         return command(invocation, *args, **options)
 
     return with_context  # type: ignore[return-value]

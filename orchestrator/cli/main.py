@@ -1,6 +1,6 @@
 """`edgectl`: the command line of the fleet."""
 
-from orchestrator.cli.invocation import Edgectl
+from orchestrator.cli.invocation import Edgectl, before_command, before_command_options
 
 EPILOG = """\
 \b
@@ -25,6 +25,8 @@ main = Edgectl(
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
+    params=before_command_options(),
+    callback=before_command,
     lazy={
         "status": ("orchestrator.cli.views:status", "The fleet at a glance."),
         "get": ("orchestrator.cli.views:get", "List VIPs, pools, nodes, hosts, backends, drains, generations, tables."),
