@@ -106,7 +106,10 @@ class Map:
         """Removes `key`, if it is there."""
         self._key.raw = key
         with contextlib.suppress(FileNotFoundError):
-            bpf(Command.MAP_DELETE_ELEM, self._element)
+            bpf(
+                Command.MAP_DELETE_ELEM,
+                attributes(struct.pack("=IIQ", self.descriptor, 0, ctypes.addressof(self._key))),
+            )
 
     def keys(self) -> Iterator[bytes]:
         """All keys. Keys that come or go meanwhile may or may not be seen."""

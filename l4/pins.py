@@ -31,7 +31,8 @@ def prepare_pins(bpffs: Path, program: str) -> Path:
     if not bpffs.is_dir() or _filesystem_magic(bpffs) != _BPF_FS_MAGIC:
         raise ProgramError(f"{bpffs} is not a bpffs; mount one there: mkdir -p {bpffs} && mount -t bpf bpf {bpffs}")
     directory = pin_directory(bpffs, program)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for level in (directory.parent, directory):
+        level.mkdir(mode=0o700, exist_ok=True)
     present = _layout_of(directory)
     if present is None and not any(directory.iterdir()):
         with Map.create_array(_LAYOUT_PIN, _NUMBER.size, 1) as layout:

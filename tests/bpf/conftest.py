@@ -1,0 +1,56 @@
+"""A private network namespace and bpffs for kernel tests, and programs loaded once for each module."""
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from l4.programs import BalancerProgram, RedirectorProgram
+
+ROWS = 997
+CLONE_NEWNET = 0x4000_0000
+
+
+def libc_call(name: str, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) != 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+@pytest.fixture(scope="module")
+def network_namespace() -> Iterator[None]:
+    """This thread is in a network namespace of its own, with its loopback up."""
+    outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    libc_call("unshare", CLONE_NEWNET)
+    try:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        yield
+    finally:
+        libc_call("setns", outside, CLONE_NEWNET)
+        os.close(outside)
+
+
+@pytest.fixture(scope="module")
+def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bpffs of this module's own."""
+    directory = tmp_path_factory.mktemp("bpffs")
+    subprocess.run(["mount", "-t", "bpf", "bpf", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+@pytest.fixture(scope="module")
+def balancer(bpffs: Path) -> BalancerProgram:
+    """The loaded balancer, with small tables."""
+    return BalancerProgram(bpffs, rows=ROWS)
+
+
+@pytest.fixture(scope="module")
+def redirector(bpffs: Path, network_namespace: None) -> RedirectorProgram:
+    """The loaded redirector."""
+    return RedirectorProgram(bpffs)
