@@ -125,7 +125,7 @@ class Connection:
                         )
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             self._turn()
-            raise OrchestratorUnreachable(f"{endpoint}: {error or type(error).__name__}") from error
+            raise OrchestratorUnreachable(f"{endpoint}: {_root_cause(error)}") from error
         if response.status_code >= 500:  # the orchestrator's own fault, or it is going away
             self._turn()
             raise OrchestratorUnreachable(f"{endpoint}{path}: HTTP {response.status_code}")
@@ -135,6 +135,16 @@ class Connection:
 
     def _turn(self) -> None:
         self._at = (self._at + 1) % len(self._endpoints)
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost exception that has something to say: "certificate verify failed", "Connection refused"."""
+    words = type(error).__name__
+    inner: BaseException | None = error
+    while inner is not None:
+        words = str(inner) or words
+        inner = inner.__cause__ or inner.__context__
+    return words
 
 
 def _problems(status: int, body: bytes) -> tuple[Problem, ...]:

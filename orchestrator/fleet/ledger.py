@@ -13,6 +13,7 @@ import trio
 from pydantic import ValidationError
 
 from orchestrator.config.configuration import Configuration
+from orchestrator.contract.backoff import Backoff
 from orchestrator.fleet.document import FleetRefused, FleetState
 from orchestrator.state.store import ABSENT, Conflict, Lease, Store, StoreUnusable
 
@@ -21,8 +22,11 @@ log = logging.getLogger(__name__)
 FLEET_KEY = "fleet"
 CONFIGURATION_PREFIX = "configuration/"
 
-#: Attempts to write before the change is refused. Each loss means that somebody else's change went through.
+#: Attempts to write before the change is refused. Each loss means that another process's change went through.
 MAX_ATTEMPTS = 16
+#: First and longest wait between two attempts, in seconds: a write takes a few milliseconds.
+RETRY_FIRST_S = 0.005
+RETRY_LONGEST_S = 0.2
 #: How far an agent may be ahead of the store before it is not believed.
 MAX_VERSION_JUMP = 1_000_000
 
@@ -41,6 +45,8 @@ class Present:
 
 
 Decision = Callable[[Present], tuple[FleetState, Configuration]]
+#: The next fleet, with its revision; None if the present one is right.
+Succession = Callable[[Present], tuple[FleetState, Configuration] | None]
 
 
 class Ledger:
@@ -51,6 +57,7 @@ class Ledger:
         self._present = present
         self._lease = lease
         self._changed = trio.Event()
+        self._one_change = trio.Lock()
 
     def __repr__(self) -> str:
         return f"Ledger({self._present})"
@@ -63,56 +70,44 @@ class Ledger:
     async def change(self, decide: Decision) -> Present:
         """Put in force what `decide` makes of the present; nothing is written if that is the same.
 
-        `decide` may be called again, when somebody else was faster. Raises what it raises, FleetRefused(busy), and
+        `decide` may be called again, when another process was faster. Raises what it raises, FleetRefused(busy), and
         the store's LeaseLost and StoreUnusable.
         """
-        for _ in range(MAX_ATTEMPTS):
-            before = await _read(self._store, self._present)
-            self._take(before)
+
+        def succeed(before: Present) -> tuple[FleetState, Configuration] | None:
             fleet, configuration = decide(before)
             digest = before.fleet.configuration if configuration is before.configuration else configuration.digest
-            if fleet == before.fleet and digest == before.fleet.configuration:
-                return before
-            if digest is not None and digest != before.fleet.configuration:
-                await self._keep(digest, configuration)
-            after = fleet.model_copy(update={"revision": before.fleet.revision + 1, "configuration": digest})
-            try:
-                version = await self._write(after, before.version)
-            except Conflict:
-                continue
-            present = Present(after, configuration, version)
-            self._take(present)
-            if digest != before.fleet.configuration:
-                await self._forget_configurations({digest, before.fleet.configuration})
-            return present
-        raise FleetRefused("busy", "others change the fleet all the time", "try again")
+            fleet = fleet.model_copy(update={"configuration": digest})
+            if fleet == before.fleet:
+                return None
+            return fleet.model_copy(update={"revision": before.fleet.revision + 1}), configuration
+
+        return await self._compare_and_swap(succeed)
 
     async def pass_version(self, seen: int) -> None:
         """An agent has applied `seen`. If the store is behind that, it was restored from a backup: go beyond it.
 
         Agents refuse snapshots older than the one they run, so without this they would wait for the store to catch
-        up. Raises FleetRefused(version_implausible).
+        up. Raises FleetRefused: version_implausible, busy.
         """
         if seen <= self._present.fleet.revision:
             return
         if seen - self._present.fleet.revision > MAX_VERSION_JUMP:
             raise FleetRefused("version_implausible", f"revision {seen} never was one of this fleet", "join anew")
 
-        for _ in range(MAX_ATTEMPTS):
-            before = await _read(self._store, self._present)
-            self._take(before)
+        def succeed(before: Present) -> tuple[FleetState, Configuration] | None:
             if seen <= before.fleet.revision:
-                return
-            log.warning("an agent runs revision %d and the store is at %d: a restored backup; going on from there",
-                        seen, before.fleet.revision)  # fmt: skip
-            after = before.fleet.model_copy(update={"revision": seen + 1})
-            try:
-                version = await self._write(after, before.version)
-            except Conflict:
-                continue
-            self._take(Present(after, before.configuration, version))
-            return
-        raise FleetRefused("busy", "others change the fleet all the time", "try again")
+                return None
+            return before.fleet.model_copy(update={"revision": seen + 1}), before.configuration
+
+        behind = self._present.fleet.revision
+        present = await self._compare_and_swap(succeed)
+        log.warning(
+            "an agent runs revision %d and the store was at %d, so it was restored from a backup; going on as %d",
+            seen,
+            behind,
+            present.fleet.revision,
+        )
 
     async def beyond(self, revision: int) -> Present:
         """Waits until the fleet is at another revision than `revision`, which an agent has seen."""
@@ -128,6 +123,29 @@ class Ledger:
                     self._take(await _read(self._store, self._present))
         raise AssertionError("a watch ends by cancellation only")
 
+    async def _compare_and_swap(self, succeed: Succession) -> Present:
+        """Read, decide, write, until nobody came in between."""
+        backoff = Backoff(RETRY_FIRST_S, RETRY_LONGEST_S)
+        async with self._one_change:
+            for _ in range(MAX_ATTEMPTS):
+                before = await _read(self._store, self._present)
+                self._take(before)
+                following = succeed(before)
+                if following is None:
+                    return before
+                fleet, configuration = following
+                try:
+                    version = await self._write(before, fleet, configuration)
+                except Conflict:
+                    await trio.sleep(backoff.next_wait_s())
+                    continue
+                present = Present(fleet, configuration, version)
+                self._take(present)
+                if fleet.configuration != before.fleet.configuration:
+                    await self._forget_configurations({fleet.configuration, before.fleet.configuration})
+                return present
+        raise FleetRefused("busy", "others change the fleet all the time", "try again")
+
     def _take(self, present: Present) -> None:
         if present.version <= self._present.version:
             return
@@ -135,9 +153,11 @@ class Ledger:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _write(self, fleet: FleetState, version: int) -> int:
+    async def _write(self, before: Present, fleet: FleetState, configuration: Configuration) -> int:
+        if fleet.configuration is not None and fleet.configuration != before.fleet.configuration:
+            await self._keep(fleet.configuration, configuration)
         text = fleet.model_dump_json().encode()
-        return await self._store.put_if_version(FLEET_KEY, text, version, lease=self._lease())
+        return await self._store.put_if_version(FLEET_KEY, text, before.version, lease=self._lease())
 
     async def _keep(self, digest: str, configuration: Configuration) -> None:
         try:

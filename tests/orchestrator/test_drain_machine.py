@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from orchestrator.contract.node import AgentRole
 from orchestrator.contract.pool import MAX_LIVE_GENERATIONS
 from orchestrator.contract.snapshot import ProxySnapshot
 from orchestrator.fleet import drain
@@ -12,7 +13,7 @@ from orchestrator.fleet.ledger import Present
 from orchestrator.fleet.progress import drain_obstacles
 from orchestrator.fleet.snapshots import compile_snapshot
 from orchestrator.fleet.views import drain_view
-from tests.orchestrator.fleets import PLATFORM, AgentRole, Playbook, agent, configuration
+from tests.orchestrator.fleets import PLATFORM, Playbook, agent, configuration
 
 
 @pytest.fixture
