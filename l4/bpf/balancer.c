@@ -54,6 +54,9 @@ int edge_balancer(struct xdp_md *ctx)
 	if (!vip)
 		return XDP_PASS;
 
+	if (packet.is_icmp_error)
+		count(COUNT_icmp_errors);
+
 	/* 3. Hash. */
 	node = find_settings();
 	if (!node)

@@ -18,7 +18,8 @@
 	X(bad_ip_header)                                                                           \
 	X(bad_ip_length)                                                                           \
 	X(bad_tcp_header)                                                                          \
-	X(bad_tcp_flags)
+	X(bad_tcp_flags)                                                                           \
+	X(foreign_quote)
 
 #define BALANCER_COUNTERS(X)                                                                       \
 	X(forwarded)                                                                               \

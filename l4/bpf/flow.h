@@ -30,4 +30,11 @@ static __always_inline void map_ipv4(__be32 mapped[4], __be32 address)
 	mapped[3] = address;
 }
 
+/* Without branches: of those, the compiler would make a call of memcmp, and there is none here. */
+static __always_inline bool is_same_address(const __be32 one[4], const __be32 other[4])
+{
+	return !((one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]) |
+		 (one[3] ^ other[3]));
+}
+
 #endif

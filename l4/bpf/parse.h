@@ -2,9 +2,6 @@
 /*
  * From a frame to a flow. Every bound is checked, and no length field is trusted: what an IP header
  * claims must lie within the frame, what a TCP header claims within what IP claims.
- *
- * A result other than PARSED is the counter that names it; the destination address is known then,
- * the ports may not be.
  */
 #ifndef EDGE_PARSE_H
 #define EDGE_PARSE_H
@@ -13,41 +10,10 @@
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
-#include <uapi/linux/tcp.h>
 
 #include "counters.h"
-#include "flow.h"
-
-enum {
-	PARSED = -1,
-	NOT_IP = -2, /* nothing that these programs know or could name: for the kernel */
-};
-
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-#define TCP_ALL 0x3f /* FIN, SYN, RST, PSH, ACK, URG (RFC 9293 section 3.1) */
-
-#define IPV4_FRAGMENT 0x3fff /* "more fragments", or an offset */
-#define IPV4_FRAGMENT_OFFSET 0x1fff
-#define DSCP_MASK 0xfc
-
-struct packet {
-	void *ip;
-	struct tcphdr *tcp; /* not NULL only if PARSED as TCP */
-	struct flow flow;
-	__u16 length; /* of the IP packet, as its header claims and the frame can hold */
-	__u8 is_ipv6;
-	__u8 traffic_class; /* IPv4: type of service */
-	__u8 tcp_flags;
-	__u8 is_icmp_error; /* `flow` is then that of the packet it quotes */
-};
-
-static __always_inline bool is_syn(const struct packet *packet)
-{
-	return (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-}
+#include "packet.h"
+#include "quote.h"
 
 /* Reads the TCP header at `start`, which has `length` octets by what IP claims. */
 static __always_inline int parse_tcp(void *start, void *end, __u32 length, struct packet *packet)
@@ -88,10 +54,12 @@ static __always_inline int parse_ipv4(struct iphdr *ip, void *end, struct packet
 		return COUNT_bad_ip_header;
 	if (packet->length < header || (void *)ip + packet->length > end)
 		return COUNT_bad_ip_length;
-	if (ip->protocol != IPPROTO_TCP)
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_ICMP)
 		return COUNT_other_protocol;
 	if (ip->frag_off & htons(IPV4_FRAGMENT))
 		return COUNT_fragment;
+	if (ip->protocol == IPPROTO_ICMP)
+		return parse_icmp_quote((void *)ip + header, end, packet->length - header, packet);
 	return parse_tcp((void *)ip + header, end, packet->length - header, packet);
 }
 
@@ -118,6 +86,8 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *end, struct pack
 	switch (ip->nexthdr) {
 	case IPPROTO_TCP:
 		return parse_tcp(ip + 1, end, payload, packet);
+	case IPPROTO_ICMPV6:
+		return parse_icmpv6_quote(ip + 1, end, payload, packet);
 	case IPPROTO_FRAGMENT:
 		return COUNT_fragment;
 	case IPPROTO_HOPOPTS:

@@ -66,6 +66,9 @@ int edge_redirector(struct xdp_md *ctx)
 	if (packet.length + ENCAPSULATION != ntohs(outer->ip.tot_len))
 		return drop(COUNT_bad_ip_length);
 
+	if (packet.is_icmp_error)
+		count(COUNT_icmp_errors);
+
 	/* 4. A new flow belongs here: this is the row's first live owner. */
 	if (is_syn(&packet)) {
 		record_ingress(&packet.flow, ntohs(outer->gue.l4_node));

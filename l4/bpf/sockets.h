@@ -38,7 +38,7 @@ static __always_inline bool has_valid_cookie(struct bpf_sock *listener, const st
 {
 	__u32 ip_length = packet->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 
-	if ((packet->tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK)
+	if (!packet->tcp || (packet->tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK)
 		return false;
 	/* IPv4 and TCP headers make 40 octets as well: never true, but the verifier must hear it.
 	 */
