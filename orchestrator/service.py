@@ -2,14 +2,16 @@
 
 import logging
 import signal
+import socket
 import sys
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
 import click
 import trio
 
-from orchestrator.api.server import serve_api
+from orchestrator.api.server import open_socket, serve_api
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.operator import DEFAULT_TOKEN_TTL_S, MAX_TOKEN_TTL_S
 from orchestrator.data_directory import DataDirectory, DataUnusable, initialise
@@ -81,8 +83,6 @@ def run(data: Path, listen: tuple[str, ...], retire_hold: float) -> None:
         trio.run(_run, DataDirectory(data), listen, retire_hold)
     except (DataUnusable, StoreUnusable) as error:
         raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise click.ClickException(f"cannot listen on {', '.join(listen)}: {error.strerror or error}") from error
 
 
 @main.command()
@@ -123,25 +123,37 @@ async def _run(data: DataDirectory, listen: tuple[str, ...], retire_hold_s: floa
         authority = data.authority()
         if data.renew_server_certificate_when_due(utc_now()):
             log.info("server certificate renewed")
+        sockets = [_listen(text) for text in listen]
         store = data.open_store()
         try:
             leadership = Leadership(store)
             await leadership.acquire()
             ledger = await open_ledger(store, lambda: leadership.lease)
             control = Control(store, ledger, authority, ReportBoard(trio.current_time), retire_hold_s=retire_hold_s)
-            await _serve(control, leadership, data, listen)
+            await _serve(control, leadership, data, sockets)
             await store.release(leadership.lease)
         finally:
             store.close()
 
 
-async def _serve(control: Control, leadership: Leadership, data: DataDirectory, listen: tuple[str, ...]) -> None:
+def _listen(text: str) -> socket.socket:
+    try:
+        return open_socket(text)
+    except (ValueError, OverflowError) as error:
+        raise DataUnusable(f"--listen {text}: not ADDRESS:PORT ({error})") from error
+    except OSError as error:
+        raise DataUnusable(f"cannot listen on {text}: {error.strerror or error}") from error
+
+
+async def _serve(
+    control: Control, leadership: Leadership, data: DataDirectory, sockets: Sequence[socket.socket]
+) -> None:
     stopped = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(leadership.keep)
         nursery.start_soon(control.run)
         nursery.start_soon(_stop_on_signal, stopped)
-        urls = await nursery.start(_serve_api, control, data, listen, stopped)
+        urls = await nursery.start(_serve_api, control, data, sockets)
         log.info("revision %d, listening on %s", control.present.fleet.revision, ", ".join(urls))
         await stopped.wait()
         nursery.cancel_scope.cancel()
@@ -151,17 +163,15 @@ async def _serve(control: Control, leadership: Leadership, data: DataDirectory, 
 async def _serve_api(
     control: Control,
     data: DataDirectory,
-    listen: tuple[str, ...],
-    stopped: trio.Event,
+    sockets: Sequence[socket.socket],
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     await serve_api(
         control,
-        listen,
+        sockets,
         ca_file=data.ca_file,
         certificate_file=data.certificate_file,
         key_file=data.key_file,
-        stop=stopped.wait,
         task_status=task_status,
     )
 

@@ -6,8 +6,10 @@ every connection shows its certificate anew.
 """
 
 import logging
+import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +42,39 @@ def server_context(ca_file: Path, certificate_file: Path, key_file: Path) -> ssl
     return context
 
 
+def open_socket(listen: str) -> socket.socket:
+    """A socket bound to "198.18.4.10:7443" or "[2001:db8::1]:7443"; port 0 takes a free one.
+
+    Raises ValueError if the text is not an address and a port, OSError if it cannot be taken.
+    """
+    host, _, port = listen.rpartition(":")
+    address = ip_address(host.removeprefix("[").removesuffix("]"))
+    opened = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((str(address), int(port)))
+    except (OSError, OverflowError, ValueError):
+        opened.close()
+        raise
+    return opened
+
+
 async def serve_api(
     control: Control,
-    listen: tuple[str, ...],
+    sockets: Sequence[socket.socket],
     *,
     ca_file: Path,
     certificate_file: Path,
     key_file: Path,
-    stop: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on `listen` ("198.18.4.10:7443", "[2001:db8::1]:7443") until `stop` returns.
+    """Serve on bound sockets until cancelled; they are closed then.
 
-    Started with the URLs that it listens on. Raises OSError if an address cannot be taken.
+    Started with the URLs that it listens on. Raises OSError if a file of the TLS set-up cannot be read.
     """
     context = server_context(ca_file, certificate_file, key_file)
     config: Any = Config()
-    config.bind = list(listen)
+    config.bind = [f"fd://{opened.detach()}" for opened in sockets]
     config.certfile, config.keyfile = str(certificate_file), str(key_file)
     config.create_ssl_context = lambda: context
     config.alpn_protocols = ["http/1.1"]
@@ -67,4 +85,4 @@ async def serve_api(
     config.include_server_header = False
     config.errorlog = logging.getLogger("anycorn.error")
     config.loglevel = "WARNING"
-    await serve(create_app(control), config, shutdown_trigger=stop, task_status=task_status, mode="asgi")
+    await serve(create_app(control), config, task_status=task_status, mode="asgi")

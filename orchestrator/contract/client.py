@@ -67,7 +67,10 @@ class Agent(Protocol):
         """
 
     async def status(self) -> Status:
-        """The agent's state for the next report. May be asked while `apply` runs; must be quick."""
+        """The agent's state for the next report. May be asked while `apply` runs; must be quick.
+
+        What it raises is logged, and the report is left out.
+        """
 
 
 async def run_agent(agent: Agent, *, state: StateDirectory, ready: Callable[[], None] | None = None) -> NoReturn:
@@ -99,7 +102,8 @@ class _Course:
     refused: Snapshot | None = None
     seen_version: int = 0
     news: trio.Event = field(default_factory=trio.Event)
-    connected: dict[str, bool] = field(default_factory=dict)
+    mood: dict[str, str] = field(default_factory=dict)
+    """Task → kind of its last failure, "" while all is well."""
     certificate_epoch: int = 0
 
     async def start_from_disk(self) -> None:
@@ -148,10 +152,12 @@ class _Course:
             async with self._connection(endpoints) as connection:
                 while epoch == self.certificate_epoch:
                     self.news = trio.Event()
+                    status = await self._status()
+                    if status is None:
+                        await trio.sleep(backoff.next_wait_s())
+                        continue
                     report = Report(
-                        applied_version=self.applied.version if self.applied else None,
-                        nack=self.nack,
-                        status=await self.agent.status(),
+                        applied_version=self.applied.version if self.applied else None, nack=self.nack, status=status
                     )
                     try:
                         await connection.request("POST", NODE_REPORT, body=report.model_dump_json())
@@ -173,6 +179,14 @@ class _Course:
             str(self.state.ca_file), certificate=(str(self.state.certificate_file), str(self.state.key_file))
         )
         return Connection(endpoints, context, max_answer_bytes=MAX_SNAPSHOT_BYTES)
+
+    async def _status(self) -> Status | None:
+        """The agent's state; None if it cannot tell, which must not take the node down either."""
+        try:
+            return await self.agent.status()
+        except Exception:
+            log.exception("no report: the agent cannot tell its status")
+            return None
 
     async def _fetch(self, connection: Connection) -> Snapshot | None:
         """The next snapshot, or None after a quiet wait. Raises OrchestratorUnreachable, OrchestratorRefused."""
@@ -204,7 +218,7 @@ class _Course:
                 log.info("snapshot %d applied in %.0f ms", snapshot.version, (time.monotonic() - began) * 1000)
         if reason is None:
             try:
-                self.state.save_snapshot(snapshot)
+                await trio.to_thread.run_sync(self.state.save_snapshot, snapshot)  # a flush may take a while
             except OSError as error:
                 # It runs all the same; a restart would start from the one before, and be sent this one again.
                 log.error("snapshot %d runs, but was not written to disk: %s", snapshot.version, error)
@@ -236,10 +250,10 @@ class _Course:
 
     def _note(self, task: str, error: Exception | None) -> None:
         """One line when the connection is lost, one when it is back; not one for each attempt between."""
-        connected = error is None
-        if self.connected.get(task) is connected:
+        mood = "" if error is None else type(error).__name__
+        if self.mood.get(task) == mood:
             return
-        self.connected[task] = connected
+        self.mood[task] = mood
         if error is None:
             log.info("%s: orchestrator answers", task)
         else:

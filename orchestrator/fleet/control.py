@@ -168,6 +168,8 @@ class Control:
             raise FleetRefused("wrong_role", f"{identity} sent the status of a {report.status.role}", "fix the agent")
         if identity not in known_agents(self.present.fleet, self.present.configuration):
             return  # joined, and not configured yet: there is nothing to compare it with
+        if (report.applied_version or 0) > self.present.fleet.revision:
+            return  # of a history that a restored backup does not know; its next watch lifts the revision past it
         before = self.board.last(identity.node, identity.role)
         if report.nack is not None and (before is None or before.nack != report.nack):
             log.warning("%s refused revision %d: %s", identity, report.nack.version, report.nack.reason)

@@ -98,7 +98,7 @@ class Ledger:
         def succeed(before: Present) -> tuple[FleetState, Configuration] | None:
             if seen <= before.fleet.revision:
                 return None
-            return before.fleet.model_copy(update={"revision": seen + 1}), before.configuration
+            return _relabelled(before.fleet, seen + 1), before.configuration
 
         behind = self._present.fleet.revision
         present = await self._compare_and_swap(succeed)
@@ -177,6 +177,17 @@ class Ledger:
                 await self._store.delete_if_version(key, entry.version, lease=self._lease())
             except Conflict:
                 log.debug("configuration %s was written again", key)
+
+
+def _relabelled(fleet: FleetState, revision: int) -> FleetState:
+    """The same fleet as `revision`, its generations too: what agents applied before was of another history."""
+    pools = tuple(
+        pool.model_copy(
+            update={"generations": tuple(live.model_copy(update={"revision": revision}) for live in pool.generations)}
+        )
+        for pool in fleet.pools
+    )
+    return fleet.model_copy(update={"revision": revision, "pools": pools})
 
 
 async def create_fleet(store: Store, hash_key: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import lru_cache
 
 from cryptography import x509
 
@@ -231,11 +232,15 @@ def _members(
 
 
 def _certificate_ends(present: Present) -> dict[str, float]:
-    ends = {}
+    ends: dict[str, float] = {}
     for certificate in present.configuration.certificates:
-        leaf = x509.load_pem_x509_certificate(certificate.chain_pem.encode())
-        ends.update(dict.fromkeys(certificate.hosts, leaf.not_valid_after_utc.timestamp()))
+        ends.update(dict.fromkeys(certificate.hosts, _end_of(certificate.chain_pem)))
     return ends
+
+
+@lru_cache(maxsize=4096)  # as many chains as a large fleet serves; status is asked for every second
+def _end_of(chain_pem: str) -> float:
+    return x509.load_pem_x509_certificate(chain_pem.encode()).not_valid_after_utc.timestamp()
 
 
 def _warnings(present: Present, board: ReportBoard) -> Iterator[str]:

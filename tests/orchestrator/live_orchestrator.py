@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx2
 import trio
 
-from orchestrator.api.server import serve_api
+from orchestrator.api.server import open_socket, serve_api
 from orchestrator.contract.connection import verified_context
 from orchestrator.contract.join import join
 from orchestrator.contract.node import AgentIdentity, AgentRole
@@ -55,7 +55,7 @@ class LiveOrchestrator:
             async def listen(task_status: trio.TaskStatus[list[str]]) -> None:
                 await serve_api(
                     control,
-                    (f"127.0.0.1:{self.port}",),
+                    [open_socket(f"127.0.0.1:{self.port}")],
                     ca_file=self.data.ca_file,
                     certificate_file=self.data.certificate_file,
                     key_file=self.data.key_file,

@@ -89,8 +89,12 @@ async def test_waiters_wake_by_the_change_of_another_process(store: SqliteStore,
 
 async def test_versions_go_on_beyond_what_agents_run_after_a_restored_backup(store: SqliteStore) -> None:
     ledger = await open_ledger(store)
+    wanted = configuration()
+    await ledger.change(lambda present: put(wanted, present))
     await ledger.pass_version(41)
     assert ledger.present.fleet.revision == 42
+    newest = ledger.present.fleet.pools[0].newest
+    assert (newest.generation.number, newest.revision) == (1, 42), "nobody has applied it in this history"
     await ledger.pass_version(41)
     assert ledger.present.fleet.revision == 42
     with pytest.raises(FleetRefused, match="never was one of this fleet"):
