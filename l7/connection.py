@@ -41,7 +41,7 @@ class ClientOwner(Protocol):
 class ClientSocket(SocketTransport):
     """A client's connection."""
 
-    __slots__ = ("_handshaking", "_owner", "_recv", "_tls", "address", "codec", "local", "place", "vip")
+    __slots__ = ("_handshaking", "_owner", "_recv", "_tls", "address", "codec", "l4_node", "local", "place", "vip")
 
     def __init__(
         self,
@@ -62,6 +62,8 @@ class ClientSocket(SocketTransport):
         self.vip = vip
         self.address = address
         self.local = local
+        self.l4_node: str | None = None
+        """Name of the L4 node that brought it, if known."""
         self.place = place
         self.codec: ServerConnection | None = None
         self._handshaking = wrap is not None
@@ -361,8 +363,7 @@ class UpstreamSocket(SocketTransport):
         if events and not events & (READ | BROKEN):
             return False
         if self.idle:
-            # An end, a reset, or bytes that nobody asked for: of no use to anyone.
-            self.release()
+            self._look_at_idle()
             return False
         if self.paused:
             # What was read before a reset is still there when the codec reads on.
@@ -381,6 +382,18 @@ class UpstreamSocket(SocketTransport):
             self._note()
             self.codec.end_of_input()
         return False
+
+    def _look_at_idle(self) -> None:
+        """An end, a reset, or bytes that nobody asked for: the connection is of no use to anyone."""
+        try:
+            self.sock.recv(1)
+        except WOULD_BLOCK:
+            return
+        except OSError:
+            # A reset says the same as an end.
+            self.release()
+            return
+        self.release()
 
     def _finish_connecting(self) -> None:
         error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -169,8 +169,15 @@ STOP_GRACE_S = 30.0
 #: dropped and counted, never requests.
 MAX_LOG_RECORDS = 32 * 1024
 
+#: Records formatted between two turns of the reactor: about a millisecond, less than a batch (see BATCH_S).
+LOG_PORTION = 256
+
 #: How often records are written. nginx's examples: access_log flush=1s or less.
 LOG_FLUSH_S = 0.2
+
+#: After the redirector's map of arrivals could not be opened: until it is tried again. As often as systemd would start
+#: a failed redirector (RestartSec, in practice some seconds).
+INGRESS_RETRY_S = 5.0
 
 #: A request for metrics, head and all. Prometheus sends about 300 bytes.
 MAX_METRICS_REQUEST_BYTES = 8 * 1024

@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
-from l4.ingress import Ingress, IngressUnavailable
 from l7 import limits
 from l7.connection import ClientSocket
 from l7.exchange import Exchange, UpstreamSide
+from l7.flow_origin import FlowOrigin, IngressLookup
 from l7.goodbye import Farewell, place_of
 from l7.listener import Acceptor
 from l7.protocol.http1 import ServerConnection
@@ -52,13 +51,6 @@ PROTOCOL = "http/1.1"
 Bound = tuple[str, int]
 
 
-class IngressLookup(Protocol):
-    """Which L4 node brought a flow (`l4.ingress.IngressMap`)."""
-
-    def lookup(self, client_addr: str, client_port: int, vip_addr: str, vip_port: int) -> Ingress | None:
-        """None: not known. Raises IngressUnavailable."""
-
-
 class EditionRefused(Exception):
     """A snapshot cannot be run by this worker; says why."""
 
@@ -81,7 +73,7 @@ class Proxy:
         self,
         *,
         access_log: Path | None = None,
-        ingress: IngressLookup | None = None,
+        open_ingress: Callable[[], IngressLookup] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -92,6 +84,7 @@ class Proxy:
         self.tls = TlsTerminator()
         self.counters = Counters()
         self.metrics = RequestMetrics()
+        self._origin = FlowOrigin(open_ingress, self.counters)
         self.log_writer = AccessLogWriter(access_log)
         self.wall_time = wall_clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
@@ -102,8 +95,6 @@ class Proxy:
         self.clients: set[ClientSocket] = set()
         self._empty = trio.Event()
         self.farewell: Farewell | None = None
-        self._ingress = ingress
-        self._ingress_failed = False
         self._health: HealthChecker | None = None
         self._acceptors: dict[Bound, Acceptor] = {}
         self._offered: dict[Bound, socket.socket] = {}
@@ -156,7 +147,18 @@ class Proxy:
         """A listening socket for a snapshot that comes."""
         self._offered[bound] = sock
 
-    def prepare(self, snapshot: ProxySnapshot) -> Edition:
+    async def load_certificates(self, snapshot: ProxySnapshot) -> CertificateTable:
+        """The slow part of `prepare`, in a thread: requests are served meanwhile.
+
+        Raises:
+            EditionRefused: a certificate cannot be served.
+        """
+        try:
+            return await trio.to_thread.run_sync(CertificateTable, snapshot.certificates, self.tls.certificates)
+        except CertificateInvalid as error:
+            raise EditionRefused(str(error)) from error
+
+    def prepare(self, snapshot: ProxySnapshot, certificates: CertificateTable) -> Edition:
         """Build everything that the snapshot needs, without touching what runs.
 
         Raises:
@@ -166,16 +168,13 @@ class Proxy:
         for bound, listener in listeners.items():
             if bound not in self._acceptors and bound not in self._offered:
                 raise EditionRefused(f"listener {listener.vip}: no socket for {bound[0]} port {bound[1]}")
-        try:
-            return Edition(
-                snapshot=snapshot,
-                routes=Matcher(snapshot.hosts),
-                certificates=CertificateTable(snapshot.certificates, self.tls.certificates),
-                backends=self.upstreams.build(snapshot.backends),
-                listeners=listeners,
-            )
-        except CertificateInvalid as error:
-            raise EditionRefused(str(error)) from error
+        return Edition(
+            snapshot=snapshot,
+            routes=Matcher(snapshot.hosts),
+            certificates=certificates,
+            backends=self.upstreams.build(snapshot.backends),
+            listeners=listeners,
+        )
 
     def commit(self, edition: Edition) -> None:
         """Swap the snapshot in."""
@@ -283,6 +282,8 @@ class Proxy:
             return
         self._accepted += 1
         self.counters.add("connections_accepted")
+        if self.snapshot is not None:
+            client.l4_node = self._origin.name(address, acceptor.bound, self.snapshot.l4_nodes, self.now())
         self.clients.add(client)
         self._per_address[address[0]] = mine + 1
         client.start()
@@ -309,7 +310,7 @@ class Proxy:
         flow = Flow(
             client=client.address[0],
             vip=client.vip,
-            l4_node=self._l4_node(client),
+            l4_node=client.l4_node,
             tls_version=connection.version() if connection is not None else None,
             cover=cover_of(connection) if connection is not None else None,
         )
@@ -317,22 +318,6 @@ class Proxy:
         if self.farewell is not None:
             self.farewell.join(client, self.wall_time())
         return codec
-
-    def _l4_node(self, client: ClientSocket) -> str | None:
-        if self._ingress is None or self.snapshot is None:
-            return None
-        try:
-            ingress = self._ingress.lookup(*client.address, *client.local)
-        except IngressUnavailable as error:
-            self.counters.add("ingress_unavailable")
-            if not self._ingress_failed:
-                self._ingress_failed = True
-                log.warning("access log lines will not name L4 nodes: %s", error)
-            return None
-        if ingress is None:
-            self.counters.add("ingress_unknown")
-            return None
-        return self.snapshot.l4_nodes.get(ingress.node_id)
 
     def client_gone(self, client: ClientSocket) -> None:
         """Strike it from the books."""

@@ -176,7 +176,13 @@ class Reactor:
         # Descriptors become items before the first step: one closed by an earlier step, whose number an accepted
         # connection then took, must not be stepped with the old one's events.
         items = self._items
-        batch.extend([(items[fd], events) for fd, events in self._epoll.poll(0, limits.BATCH_EVENTS)])
+        ready = [(items[fd], events) for fd, events in self._epoll.poll(0, limits.BATCH_EVENTS)]
+        if batch:
+            # What a batch before did not reach is still ready, and reported again.
+            carried = {item for item, _ in batch}
+            batch.extend([(item, events) for item, events in ready if item not in carried])
+        else:
+            batch = ready
         unsettled = self._unsettled
         self._in_batch = True
         for at, (item, events) in enumerate(batch):

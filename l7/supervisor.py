@@ -79,6 +79,10 @@ class WorkerProcess:
                     self._answered.send_nowait(message)
         except ChannelClosed:
             self._answered.close()
+            # It is gone or going; one that only lost its channel would be of no more use.
+            with trio.move_on_after(KILL_AFTER_S):
+                await self.process.wait()
+            self.process.kill()
         except trio.WouldBlock:
             log.error("worker %d: an answer that nobody asked for; ending it", self.index)
             self._answered.close()

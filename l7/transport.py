@@ -174,13 +174,8 @@ class SocketTransport(Pollable):
                     self._note()
                 return
         queued = self._queued
-        if self._above_high_water:
-            if queued < limits.OUTPUT_LOW_WATER_BYTES:
-                self._above_high_water = False
-                self.drained()
-        elif queued > limits.OUTPUT_HIGH_WATER_BYTES:
-            self._above_high_water = True
-            self.blocked()
+        if queued > limits.OUTPUT_LOW_WATER_BYTES or self._above_high_water:
+            self._compare_with_water_marks(queued)
         if end is End.CLOSE and not queued:
             self.end_output()
             if self.fd < 0:
@@ -189,14 +184,23 @@ class SocketTransport(Pollable):
         if interest != self.interest:
             self.reactor.want(self, interest)
 
+    def _compare_with_water_marks(self, queued: int) -> None:
+        if self._above_high_water:
+            if queued < limits.OUTPUT_LOW_WATER_BYTES:
+                self._above_high_water = False
+                self.drained()
+        elif queued > limits.OUTPUT_HIGH_WATER_BYTES:
+            self._above_high_water = True
+            self.blocked()
+
     def _write(self) -> None:
         out = self._out
         data: bytes | memoryview = out[0] if len(out) == 1 else b"".join(out)
-        size = len(data)
+        size = self._queued
         sent = 0
         try:
             sent = self._send(data)
-            if sent < size:
+            if sent != size:
                 # TLS takes one record at a time; a plain socket is probably full, and says so at the next attempt.
                 view = memoryview(data)
                 while sent < size:
@@ -209,9 +213,9 @@ class SocketTransport(Pollable):
             self.broke(reason_of(error))
             return
         if sent:
-            self._queued = size - sent
             out.clear()
-            if self._queued:
+            self._queued = size - sent
+            if sent != size:
                 out.append(memoryview(data)[sent:])
             self.written()
 

@@ -5,12 +5,13 @@ import logging
 import resource
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import click
 import trio
 
-from l4.ingress import IngressMap, IngressUnavailable
+from l4.ingress import IngressMap
 from l7 import limits
 from l7.channel import (
     Channel,
@@ -66,13 +67,13 @@ class Worker:
             message, sockets = await self._channel.receive()
             if isinstance(message, Stop):
                 return message.grace_s
-            answer = self._obey(message, sockets)
+            answer = await self._obey(message, sockets)
             if answer is not None:
                 await self._channel.send(answer)
             if isinstance(answer, Committed):
                 await self._channel.send(self._status())
 
-    def _obey(self, message: Message, sockets: tuple[socket.socket, ...]) -> Message | None:
+    async def _obey(self, message: Message, sockets: tuple[socket.socket, ...]) -> Message | None:
         proxy = self._proxy
         match message:
             case Sockets(addresses=addresses):
@@ -80,7 +81,7 @@ class Worker:
                     proxy.offer((str(bound.address), bound.port), sock)
             case Prepare(snapshot=snapshot):
                 try:
-                    self._prepared = proxy.prepare(snapshot)
+                    self._prepared = proxy.prepare(snapshot, await proxy.load_certificates(snapshot))
                 except EditionRefused as refused:
                     return Refused(version=snapshot.version, reason=str(refused))
                 return Prepared(version=snapshot.version)
@@ -129,16 +130,6 @@ class Worker:
             log.info("the supervisor did not wait for the last status")
 
 
-def _open_ingress(bpffs: Path | None) -> IngressMap | None:
-    if bpffs is None:
-        return None
-    try:
-        return IngressMap.open(bpffs)
-    except IngressUnavailable as error:
-        log.warning("access log lines will not name L4 nodes: %s", error)
-        return None
-
-
 @click.command()
 @click.option("--channel", "channel_fd", type=int, required=True, help="Inherited descriptor to the supervisor.")
 @click.option("--index", type=int, required=True, help="Number of this worker, for its log lines.")
@@ -155,7 +146,9 @@ def main(channel_fd: int, index: int, access_log: Path | None, bpffs: Path | Non
 
     async def serve() -> None:
         channel = Channel(socket.socket(fileno=channel_fd))
-        await Worker(Proxy(access_log=access_log, ingress=_open_ingress(bpffs)), channel).run()
+        await Worker(
+            Proxy(access_log=access_log, open_ingress=partial(IngressMap.open, bpffs) if bpffs else None), channel
+        ).run()
 
     # What is loaded by now lives as long as the process: no collection needs to look at it.
     gc.collect()

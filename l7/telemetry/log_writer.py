@@ -57,8 +57,18 @@ class AccessLogWriter:
     async def flush(self) -> None:
         """Write what has been collected."""
         records, self._records = self._records, []
-        if records:
-            await trio.to_thread.run_sync(self._write, records, abandon_on_cancel=False)
+        if not records:
+            return
+        # Formatted here and in portions: a thread that formats would hold the interpreter for longer than a portion
+        # takes.
+        lines: list[str] = []
+        for first in range(0, len(records), limits.LOG_PORTION):
+            lines.extend(map(self._format, records[first : first + limits.LOG_PORTION]))
+            await trio.lowlevel.checkpoint()
+        lines.append("")
+        text = "\n".join(lines).encode("utf-8", "backslashreplace")
+        if not await trio.to_thread.run_sync(self._write, text):
+            self.dropped += len(records)
 
     def reopen(self) -> None:
         """Use the file's name anew with the next batch: it was rotated."""
@@ -66,11 +76,10 @@ class AccessLogWriter:
             os.close(self._file)
             self._file = -1
 
-    def _write(self, records: list[AccessRecord]) -> None:
+    def _write(self, text: bytes) -> bool:
         path = self._path
         if path is None:
-            return
-        text = "".join([self._format(record) + "\n" for record in records]).encode("utf-8", "backslashreplace")
+            return True
         try:
             if self._file < 0:
                 self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -78,9 +87,9 @@ class AccessLogWriter:
             while view:
                 view = view[os.write(self._file, view) :]
         except OSError as error:
-            self.dropped += len(records)
             if not self._failed:
                 log.error("access log %s: %s; records are dropped until it can be written", path, error.strerror)
             self._failed = True
         else:
             self._failed = False
+        return not self._failed

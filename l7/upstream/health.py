@@ -7,6 +7,7 @@ intervals.
 """
 
 import random
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,9 +59,9 @@ async def check(server: Server) -> Result:
         try:
             status = await _status(server)
         except OSError as error:
-            # trio wraps what happened in "all attempts failed"; the cause is what an operator wants to read.
-            cause = error.__cause__ or error
-            return Result(False, getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
+            return Result(False, error.strerror or type(error).__name__)
+        except trio.BrokenResourceError:
+            return Result(False, "connection broke before the answer")
         took_ms = (trio.current_time() - began) * 1000
         if status is None:
             result = Result(False, "not an HTTP answer")
@@ -72,7 +73,10 @@ async def check(server: Server) -> Result:
 async def _status(server: Server) -> int | None:
     host, port = server.address
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    async with await trio.open_tcp_stream(host, port) as stream:
+    sock = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    with sock:
+        await sock.connect(server.address)
+        stream = trio.SocketStream(sock)
         await stream.send_all(
             f"GET {server.health.path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: edgefleet-health\r\n"
             "accept: */*\r\nconnection: close\r\n\r\n".encode("ascii")

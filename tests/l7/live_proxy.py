@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from l7.flow_origin import IngressLookup
 from l7.listener import listen
 from l7.proxy import Proxy
 from orchestrator.contract.route import Backend, BackendServer, Certificate, Goodbye, HealthCheck, Host, Listener
@@ -128,10 +129,10 @@ class Live:
     nursery: trio.Nursery
     certificate: Certificate | None
 
-    def change(self, **fields: object) -> None:
+    async def change(self, **fields: object) -> None:
         """Apply a snapshot that differs in these fields."""
         self.snapshot = self.snapshot.model_copy(update={"version": self.snapshot.version + 1, **fields})
-        self.proxy.commit(self.proxy.prepare(self.snapshot))
+        await apply(self.proxy, self.snapshot)
 
     async def connect(self) -> trio.SocketStream:
         """A plain connection."""
@@ -148,6 +149,11 @@ class Live:
         with trio.fail_after(5):
             while not predicate():  # noqa: ASYNC110 - any event of the loop may be the one
                 await trio.sleep(0.005)
+
+
+async def apply(proxy: Proxy, snapshot: ProxySnapshot) -> None:
+    """As a worker does."""
+    proxy.commit(proxy.prepare(snapshot, await proxy.load_certificates(snapshot)))
 
 
 def get(path: str = "/", *, host: str = HOST, close: bool = False) -> bytes:
@@ -220,6 +226,7 @@ async def running_proxy(
     wall_clock: Callable[[], float] = time.time,
     health: HealthCheck = RARE_CHECKS,
     timeout_s: float = 15.0,
+    open_ingress: Callable[[], IngressLookup] | None = None,
 ) -> AsyncIterator[Live]:
     """A proxy in front of these backends, running while the block does."""
     async with trio.open_nursery() as nursery:
@@ -227,10 +234,10 @@ async def running_proxy(
             await nursery.start(backend.serve)
         sock = listen(LOOPBACK, 0)
         address = (LOOPBACK, sock.getsockname()[1])
-        proxy = Proxy(access_log=access_log, rng=random.Random(1), wall_clock=wall_clock)
+        proxy = Proxy(access_log=access_log, rng=random.Random(1), wall_clock=wall_clock, open_ingress=open_ingress)
         snapshot = make_snapshot(list(backends), address, certificate, health=health, timeout_s=timeout_s)
         proxy.offer(address, sock)
-        proxy.commit(proxy.prepare(snapshot))
+        await apply(proxy, snapshot)
         nursery.start_soon(proxy.run)
         try:
             yield Live(proxy, address, snapshot, nursery, certificate)

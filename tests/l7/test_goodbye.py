@@ -105,7 +105,7 @@ async def test_a_draining_proxy_says_close_with_the_next_response() -> None:
         await stream.send_all(get())
         head, _ = await read_response(stream)
         assert b"connection: close" not in head.lower()
-        live.change(goodbye=Goodbye(started_at=clock(), spread_s=5))
+        await live.change(goodbye=Goodbye(started_at=clock(), spread_s=5))
         clock.ahead = 6
         live.proxy.say_goodbyes()
         await stream.send_all(get())
@@ -121,7 +121,7 @@ async def test_an_idle_connection_is_closed_in_order_only_after_its_wait() -> No
     async with running_proxy(LiveBackend(), wall_clock=clock) as live, await live.connect() as stream:
         await stream.send_all(get())
         await read_response(stream)
-        live.change(goodbye=Goodbye(started_at=clock(), spread_s=5))
+        await live.change(goodbye=Goodbye(started_at=clock(), spread_s=5))
         clock.ahead = 6
         live.proxy.say_goodbyes()
         assert live.proxy.open_flows == {"http/1.1": 1}
@@ -136,10 +136,10 @@ async def test_a_withdrawn_goodbye_leaves_connections_as_they_were() -> None:
     async with running_proxy(LiveBackend(), wall_clock=clock) as live, await live.connect() as stream:
         await stream.send_all(get())
         await read_response(stream)
-        live.change(goodbye=Goodbye(started_at=clock(), spread_s=5))
+        await live.change(goodbye=Goodbye(started_at=clock(), spread_s=5))
         clock.ahead = 6
         live.proxy.say_goodbyes()
-        live.change(goodbye=None)
+        await live.change(goodbye=None)
         clock.ahead = 1000
         live.proxy.say_goodbyes()
         await stream.send_all(get())
@@ -158,7 +158,7 @@ async def test_a_download_in_progress_runs_to_its_end() -> None:
     async with running_proxy(LiveBackend(slowly), wall_clock=clock) as live, await live.connect() as stream:
         await stream.send_all(get())
         await live.settled(lambda: live.proxy.upstreams.requests_in_flight == 1)
-        live.change(goodbye=Goodbye(started_at=clock(), spread_s=5))
+        await live.change(goodbye=Goodbye(started_at=clock(), spread_s=5))
         for ahead in range(6, 60, 3):
             clock.ahead = ahead
             live.proxy.say_goodbyes()
@@ -173,7 +173,7 @@ async def test_force_resets_what_is_left_and_counts_it() -> None:
     async with running_proxy(LiveBackend(never)) as live, await live.connect() as busy, await live.connect() as idle:
         await busy.send_all(get())
         await live.settled(lambda: live.proxy.upstreams.requests_in_flight == 1)
-        live.change(goodbye=Goodbye(started_at=time.time(), reset=True))
+        await live.change(goodbye=Goodbye(started_at=time.time(), reset=True))
         for stream in (busy, idle):
             with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
                 await stream.receive_some(1)

@@ -54,7 +54,7 @@ async def test_a_dead_server_is_passed_over_for_another_one() -> None:
         await sock.bind(("127.0.0.1", 0))
         dead.port = sock.getsockname()[1]  # bound, not listening: connections are refused
         pool = live.snapshot.backends[0]
-        live.change(backends=(pool.model_copy(update={"servers": (alive.as_server(), dead.as_server())}),))
+        await live.change(backends=(pool.model_copy(update={"servers": (alive.as_server(), dead.as_server())}),))
         for _ in range(12):
             assert (await live.get()).endswith(b"hello")
         sock.close()
@@ -66,7 +66,7 @@ async def test_no_server_at_all_is_said_at_once() -> None:
         await sock.bind(("127.0.0.1", 0))
         dead = LiveBackend(port=sock.getsockname()[1])
         pool = live.snapshot.backends[0]
-        live.change(backends=(pool.model_copy(update={"servers": (dead.as_server(),)}),))
+        await live.change(backends=(pool.model_copy(update={"servers": (dead.as_server(),)}),))
         answer = await live.get()
         sock.close()
     assert answer.startswith(b"HTTP/1.1 503 ")
@@ -109,7 +109,7 @@ async def test_a_snapshot_swaps_routes_under_an_open_connection() -> None:
     async with running_proxy(LiveBackend()) as live, await live.connect() as stream:
         await stream.send_all(get())
         assert (await read_response(stream))[0].startswith(b"HTTP/1.1 200 ")
-        live.change(hosts=())
+        await live.change(hosts=())
         await stream.send_all(get())
         assert (await read_response(stream))[0].startswith(b"HTTP/1.1 404 ")
 

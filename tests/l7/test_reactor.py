@@ -113,6 +113,17 @@ def test_a_batch_ends_when_its_time_is_over_and_the_rest_comes_next(reactor: Rea
         item.close()
 
 
+def test_what_a_batch_did_not_reach_is_stepped_once_in_the_next(reactor: Reactor, clock: Clock) -> None:
+    items = [ready(reactor, Item()) for _ in range(4)]
+    clock.per_look = limits.BATCH_S * 0.6
+    reactor.run_batch()
+    clock.per_look = 0.0
+    reactor.run_batch()
+    assert sorted(item.steps for item in items) == [1, 1, 1, 2]
+    for item in items:
+        item.close()
+
+
 def test_work_left_is_taken_up_though_nothing_signals_it(reactor: Reactor) -> None:
     def three_rounds(item: Item) -> bool:
         item.ends[0].setblocking(False)

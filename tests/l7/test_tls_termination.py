@@ -43,6 +43,7 @@ async def test_requests_over_tls(version: ssl.TLSVersion) -> None:
         await stream.aclose()
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 async def test_tls_below_1_2_is_refused() -> None:
     context = trusting(CERTIFICATE)
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -67,7 +68,7 @@ async def test_a_name_that_no_certificate_serves_is_refused_with_the_alert_for_i
 
 async def test_each_name_gets_its_certificate() -> None:
     async with running_proxy(LiveBackend(), certificate=CERTIFICATE) as live:
-        live.change(certificates=(CERTIFICATE, OTHER))
+        await live.change(certificates=(CERTIFICATE, OTHER))
         for name in ("a.shop.example", "pay.shop.example", "A.SHOP.example"):
             await (await handshake(live, trusting(OTHER), name)).aclose()
         for name in ("a.b.shop.example", "shop.example"):  # a wildcard is for one label
@@ -77,7 +78,7 @@ async def test_each_name_gets_its_certificate() -> None:
 
 async def test_a_connection_is_not_good_for_hosts_of_another_certificate() -> None:
     async with running_proxy(LiveBackend(), certificate=CERTIFICATE) as live:
-        live.change(certificates=(CERTIFICATE, OTHER))
+        await live.change(certificates=(CERTIFICATE, OTHER))
         stream = await handshake(live, trusting(OTHER), "a.shop.example")
         await stream.send_all(get(host=HOST))
         assert (await read_response(stream))[0].startswith(b"HTTP/1.1 421 ")
@@ -88,7 +89,7 @@ async def test_a_new_certificate_serves_new_handshakes_and_leaves_open_connectio
     renewed = self_signed(HOST)
     async with running_proxy(LiveBackend(), certificate=CERTIFICATE) as live:
         old = await handshake(live, trusting(CERTIFICATE))
-        live.change(certificates=(renewed,))
+        await live.change(certificates=(renewed,))
         await old.send_all(get())
         assert (await read_response(old))[1] == b"hello"
         await (await handshake(live, trusting(renewed))).aclose()
@@ -99,7 +100,7 @@ async def test_a_key_that_does_not_match_is_refused_and_the_old_certificates_ser
     broken = CERTIFICATE.model_copy(update={"key_pem": self_signed(HOST).key_pem})
     async with running_proxy(LiveBackend(), certificate=CERTIFICATE) as live:
         with pytest.raises(EditionRefused, match=r"www\.example\.com.*KEY_VALUES_MISMATCH"):
-            live.change(certificates=(broken,))
+            await live.change(certificates=(broken,))
         await (await handshake(live, trusting(CERTIFICATE))).aclose()
 
 
