@@ -88,8 +88,9 @@ Examples:
 @name_option
 @size_options
 @click.option("--replace", is_flag=True, help="Take down a lab of that name first.")
+@click.option("--keep", is_flag=True, help="If it fails, leave what came up, for a look at its logs.")
 @json_option
-def up(invocation: Invocation, /, name: str, replace: bool, **sizes: int) -> None:
+def up(invocation: Invocation, /, name: str, replace: bool, keep: bool, **sizes: int) -> None:
     """Make a lab: router, L4 nodes, proxies, backends, clients, orchestrator. Each step is checked and shown."""
     import trio
 
@@ -98,7 +99,7 @@ def up(invocation: Invocation, /, name: str, replace: bool, **sizes: int) -> Non
 
     spec = spec_of({"name": name, **sizes})
     with lab_failures(), Steps(invocation.terminal, f"lab {name}") as steps:
-        made: Lab = trio.run(functools.partial(lab_up, spec, steps.step, replace=replace))
+        made: Lab = trio.run(functools.partial(lab_up, spec, steps.step, replace=replace, keep=keep))
     status = made.status()
     invocation.terminal.result(status_json(made, status), lambda: drawn(made, status))
 

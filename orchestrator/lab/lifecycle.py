@@ -25,12 +25,12 @@ def quiet(_text: str, _fraction: float | None) -> None:
     """The progress that nobody watches."""
 
 
-async def lab_up(spec: LabSpec, progress: Progress = quiet, *, replace: bool = False) -> Lab:
+async def lab_up(spec: LabSpec, progress: Progress = quiet, *, replace: bool = False, keep: bool = False) -> Lab:
     """Brings a lab up and checks it: BGP, both next hops, agents on the newest snapshot, requests over both families.
 
     A lab of that name that is up is refused, unless `replace`: then it is taken down first. What an interrupted `up`
-    left is cleared away without asking. Raises LabError, after taking down what had come up; cancelled or interrupted,
-    it does the same before the exception goes on.
+    left is cleared away without asking. Raises LabError, after taking down what had come up, unless `keep`: then it
+    stays, for a look at its logs. Cancelled or interrupted, it always takes down before the exception goes on.
     """
     _require_root()
     lab = Lab(spec, root_of(spec.name))
@@ -56,6 +56,8 @@ async def lab_up(spec: LabSpec, progress: Progress = quiet, *, replace: bool = F
         try:
             await bring_up(lab, progress)
         except BaseException as error:
+            if keep and isinstance(error, LabError):
+                raise
             progress("taking down what came up", None)
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(teardown.take_down, spec.name, lab.root, lambda _text: None)

@@ -11,12 +11,12 @@ from time import monotonic, sleep
 import pytest
 
 from orchestrator.contract.node import AgentRole
-from orchestrator.contract.operator import DRAIN_LIST, StatusView
+from orchestrator.contract.operator import StatusView
 from orchestrator.contract.pool import MemberState
 from orchestrator.lab import VIP_V4, VIP_V6, Lab, LabError, checks, fabric, router
 from orchestrator.lab.commands import program
 from orchestrator.lab.processes import Role
-from orchestrator.lab.topology import METRICS_PORTS, LabHost
+from orchestrator.lab.topology import HOST_INTERFACE, METRICS_PORTS, LabHost
 
 pytestmark = pytest.mark.lab
 
@@ -74,9 +74,12 @@ def everyone_is_up_to_date(lab: Lab) -> bool:
     return checks.agents_are_up_to_date(lab) is None
 
 
+def fleet(lab: Lab) -> StatusView:
+    return StatusView.model_validate_json(answer(lab, "status", "--json"))
+
+
 def member_state(lab: Lab, name: str) -> MemberState:
-    status = StatusView.model_validate_json(answer(lab, "status", "--json"))
-    return next(member.state for pool in status.pools for member in pool.members if member.name == name)
+    return next(member.state for pool in fleet(lab).pools for member in pool.members if member.name == name)
 
 
 @pytest.mark.parametrize("vip", [VIP_V4, VIP_V6], ids=["ipv4", "ipv6"])
@@ -87,17 +90,21 @@ def test_requests_are_answered_by_all_backends(lab: Lab, vip: IPv4Address | IPv6
 
 
 def test_l4_nodes_hold_identical_tables_whatever_their_history(lab: Lab) -> None:
-    """One has seen a drain and its end; the other was down meanwhile and started with an empty kernel."""
+    """One has seen a drain and its end; the other starts after it, with an empty kernel and no snapshot on disk."""
     first, second = lab.topology.l4_nodes
     assert digest(lab, first) == digest(lab, second)
     lab.kill_process(second.name, Role.BALANCER)
+    detach = [program("edge-l4"), "balancer", "detach", "--interface", HOST_INTERFACE]
     try:
+        fabric.run_in(second.namespace, [*detach, "--bpffs", str(lab.bpffs(second.name))])
+        (lab.directory(second.name) / "balancer" / "snapshot.json").unlink()
         answer(lab, "drain", "proxy-1")
         assert member_state(lab, "proxy-1") != MemberState.ACTIVE
         answer(lab, "undrain", "proxy-1")
     finally:
         lab.restart_process(second.name, Role.BALANCER)
     eventually("all agents up to date", lambda: everyone_is_up_to_date(lab))
+    eventually("both next hops", lambda: checks.routes_are_complete(lab) is None)
     assert re.fullmatch(r"[0-9a-f]{64}", digest(lab, first))
     assert digest(lab, first) == digest(lab, second)
 
@@ -109,8 +116,7 @@ def test_a_second_drain_is_refused_by_the_guard_which_names_both_numbers(lab: La
         assert refused.returncode == REFUSED_BY_A_GUARD, refused.stderr
         assert re.search(r"\b1\b", refused.stderr), "how many would be left"
         assert re.search(r"\b2\b", refused.stderr), "how many must stay"
-        drains = DRAIN_LIST.validate_json(answer(lab, "get", "drains", "--json"))
-        assert [drain.node for drain in drains] == ["proxy-1"]
+        assert [drain.node for drain in fleet(lab).drains] == ["proxy-1"]
     finally:
         answer(lab, "undrain", "proxy-1")
     eventually("all agents up to date", lambda: everyone_is_up_to_date(lab))
