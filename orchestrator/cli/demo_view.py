@@ -202,5 +202,5 @@ def drawn(result: DemoResult, verdict: Verdict) -> RenderableType:
         final = Text(f"Not all held. {result.seconds:.0f} s.", style=BAD)
         if not result.second_chance:
             final.append(" As it must be: this run had no second chances.", style="not bold default")
-    parts.append(Panel(final, box=box.ROUNDED))
+    parts.append(Panel(final, box=box.ROUNDED, expand=False))
     return Group(*parts)

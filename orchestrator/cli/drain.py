@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.failure import CommandFailed, ExitCode, Finding
-from orchestrator.cli.invocation import Invocation, fleet_options
+from orchestrator.cli.invocation import Invocation, NodeName, fleet_options
 
 if TYPE_CHECKING:
     from orchestrator.contract.operator import DrainView
@@ -24,8 +24,8 @@ Examples:
 The drain is the orchestrator's: Ctrl-C, or a closed laptop, leaves it running.
 """
 )
-@click.argument("node")
-@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Be late after this.")
+@click.argument("node", type=NodeName())
+@click.option("--deadline", type=click.FloatRange(0, 30 * 86400, min_open=True), metavar="SECONDS", help="Late after.")
 @click.option("--force", is_flag=True, help="RESET the flows still open: at the deadline, or at once without one.")
 @click.option("--cancel", is_flag=True, help="Undo a drain that has not ended.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is drained.")
@@ -73,7 +73,7 @@ Examples:
   edgectl undrain proxy-1
 """
 )
-@click.argument("node")
+@click.argument("node", type=NodeName())
 @fleet_options
 def undrain(invocation: Invocation, node: str) -> None:
     """Give proxy NODE new flows again, after a drain or in the middle of one."""

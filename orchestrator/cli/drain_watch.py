@@ -102,11 +102,11 @@ class Bar:
 
     def __init__(self, terminal: Terminal) -> None:
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[open]}"),
+            TextColumn("{task.fields[open]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[waits]}"),
+            TextColumn("{task.fields[waits]}", style="dim", markup=False),
             console=terminal.err,
             transient=True,
         )

@@ -21,6 +21,9 @@ from orchestrator.contract.operator import (
 )
 from orchestrator.contract.pool import MemberState
 
+#: Hex digits of a digest that are drawn; `--digest` and `--json` give all.
+SHORT_DIGEST = 16
+
 GOOD, BAD, CARE, QUIET = "green", "bold red", "yellow", "dim"
 
 STATE_STYLES = {MemberState.ACTIVE: GOOD, MemberState.DRAINING: CARE, MemberState.DRAINED: "cyan"}
@@ -167,7 +170,15 @@ def flows(view: DrainView) -> str:
 def tables(views: Iterable[TableView]) -> RenderableType:
     drawn = table(
         "forwarding tables, as read back from the kernel",
-        *("node", "pool", "generations", "rows", "rows by first owner (id)", "owners in a row: how often", "digest"),
+        *(
+            "node",
+            "pool",
+            "generations",
+            "rows",
+            "rows by first owner (id)",
+            "owners in a row: how often",
+            "digest, begin of",
+        ),
     )
     for view in views:
         status = view.table
@@ -175,7 +186,9 @@ def tables(views: Iterable[TableView]) -> RenderableType:
         chains = ", ".join(f"{length}: {rows}" for length, rows in enumerate(status.chain_lengths) if rows)
         overflow = f"\n{status.overflowed_rows} rows overflow" if status.overflowed_rows else ""
         live = ", ".join(map(str, status.generations))
-        drawn.add_row(view.node, status.pool, live, str(status.rows), owners, chains + overflow, status.digest)
+        drawn.add_row(
+            view.node, status.pool, live, str(status.rows), owners, chains + overflow, status.digest[:SHORT_DIGEST]
+        )
     return drawn
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,21 @@ from orchestrator.cli.terminal import Terminal
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: As `orchestrator.contract.base.Name`, which takes longer to import than `edgectl --help` may.
+NODE_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+
+
+class NodeName(click.ParamType[str]):
+    """A node's name. Checked here, since it becomes part of a path."""
+
+    name = "node"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not re.fullmatch(NODE_NAME, text):
+            self.fail(f"{text!r} is no node's name: lower case letters, digits and hyphens, at most 63", param, ctx)
+        return text
 
 
 @dataclass(slots=True)

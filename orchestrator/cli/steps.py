@@ -20,7 +20,7 @@ class Steps:
         if terminal.err.is_terminal and not terminal.as_json:
             self._progress = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TimeElapsedColumn(),
                 console=terminal.err,

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 
+#: Columns where nobody looks: wide, so that `grep` finds a row on one line.
+PIPE_WIDTH = 1000
+
+
 @dataclass
 class Terminal:
     """One command's output."""
@@ -23,13 +27,15 @@ class Terminal:
     def out(self) -> "Console":
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        # What is drawn is data, in which brackets are addresses and never markup.
+        return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
     @cached_property
     def err(self) -> "Console":
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        width = None if sys.stderr.isatty() else PIPE_WIDTH
+        return Console(stderr=True, markup=False, emoji=False, highlight=False, width=width)
 
     def result(self, content: Mapping[str, Any], drawing: Callable[[], "RenderableType"]) -> None:
         """The command's one result: as JSON, or drawn."""

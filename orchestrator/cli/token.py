@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from orchestrator.cli.invocation import Invocation, fleet_options
+from orchestrator.cli.invocation import Invocation, NodeName, fleet_options
 
 ROLES = ("balancer", "redirector", "proxy")
 
@@ -17,7 +17,7 @@ Examples:
   edge-l7 run --state DIR --orchestrator https://A:7443 --node proxy-4 --token-file proxy.token
 """
 )
-@click.argument("node")
+@click.argument("node", type=NodeName())
 @click.argument("role", type=click.Choice(ROLES))
 @click.option("--ttl", type=click.IntRange(1, 7 * 86400), default=3600, show_default=True, help="Lifetime in seconds.")
 @fleet_options
