@@ -238,12 +238,11 @@ class Upstreams:
         """After a failure: a server that was not tried yet; None if the exchange was told that there is none."""
         self._counters.add(f'upstream_connect_failures{{backend="{attempt.pool.backend.name}",reason="{reason}"}}')
         if attempt.count < limits.MAX_CONNECT_ATTEMPTS:
-            # The balancer is random: a few choices find another server if there is one to be found.
-            for _ in range(2 * len(attempt.pool.servers)):
-                server = attempt.pool.balancer.choose()
-                if server is not None and server not in attempt.tried:
-                    self._counters.add("retries_connect")
-                    return server
+            # Not by the balancer: a server that takes no connections is the least busy of all.
+            untried = [server for server in attempt.pool.servers if server.healthy and server not in attempt.tried]
+            if untried:
+                self._counters.add("retries_connect")
+                return min(untried, key=lambda server: server.active)
         self._give_up(attempt, Flag.UPSTREAM_CONNECTION_FAILURE, reason)
         return None
 

@@ -1,7 +1,9 @@
 """A proxy in the test's own trio loop, real backends beside it, and clients: everything over loopback sockets."""
 
 import random
+import socket
 import ssl
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -86,13 +88,18 @@ class LiveBackend:
     connections: int = 0
     port: int = 0
     health_status: bytes = b"200 OK"
+    life: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Cancel it, and the server dies."""
 
     async def serve(self, task_status: "trio.TaskStatus[None]") -> None:
         listeners = await trio.open_tcp_listeners(0, host=LOOPBACK)
         self.port = listeners[0].socket.getsockname()[1]
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, self._converse, listeners)
-            task_status.started()
+        with self.life:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.serve_listeners, self._converse, listeners)
+                task_status.started()
+        for listener in listeners:
+            await listener.aclose()
 
     async def _converse(self, stream: trio.SocketStream) -> None:
         self.connections += 1
@@ -159,6 +166,12 @@ async def apply(proxy: Proxy, snapshot: ProxySnapshot) -> None:
 def get(path: str = "/", *, host: str = HOST, close: bool = False) -> bytes:
     """A request head."""
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{'Connection: close' if close else 'Accept: */*'}\r\n\r\n".encode()
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """End a connection as a crash does."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:

@@ -128,6 +128,7 @@ async def test_an_idle_connection_is_closed_in_order_only_after_its_wait() -> No
         clock.ahead = 7 + 5 + limits.GOODBYE_IDLE_S
         live.proxy.say_goodbyes()
         assert await read_all(stream) == b""
+        await stream.aclose()
         await live.settled(lambda: live.proxy.open_flows == {"http/1.1": 0})
 
 

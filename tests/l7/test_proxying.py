@@ -3,10 +3,24 @@
 import json
 from pathlib import Path
 
+import pytest
 import trio
 
 from l7 import limits
-from tests.l7.live_proxy import LiveBackend, Request, get, read_all, read_response, running_proxy
+from l7.listener import listen
+from l7.proxy import Proxy
+from tests.l7.live_proxy import (
+    LOOPBACK,
+    LiveBackend,
+    Request,
+    apply,
+    get,
+    make_snapshot,
+    read_all,
+    read_response,
+    reset,
+    running_proxy,
+)
 
 
 async def test_a_request_reaches_the_backend_and_its_answer_the_client() -> None:
@@ -31,12 +45,15 @@ async def test_kept_alive_requests_share_one_upstream_connection() -> None:
         assert repr(live.proxy.upstreams.servers()[0]) == "<Server backend-1: healthy, 0 active, 1 idle, 1 connections>"
 
 
-async def test_a_stale_pooled_connection_is_replaced_without_the_client_noticing() -> None:
+@pytest.mark.parametrize("ending", ["in order", "by reset"])
+async def test_a_stale_pooled_connection_is_replaced_without_the_client_noticing(ending: str) -> None:
     async def answer_once(request: Request) -> None:
-        if len(backend.requests) == 2:
-            await request.stream.aclose()  # as a backend does whose keep-alive time is over just now
-        else:
+        if len(backend.requests) != 2:
             await request.stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
+        elif ending == "in order":  # as a backend does whose keep-alive time is over just now
+            await request.stream.aclose()
+        else:
+            reset(request.stream)
 
     backend = LiveBackend(answer_once)
     async with running_proxy(backend) as live, await live.connect() as stream:
@@ -47,17 +64,30 @@ async def test_a_stale_pooled_connection_is_replaced_without_the_client_noticing
         assert live.proxy.totals()["retries_stale_connection"] == 1
 
 
-async def test_a_dead_server_is_passed_over_for_another_one() -> None:
-    alive, dead = LiveBackend(), LiveBackend(name="backend-2")
-    async with running_proxy(alive) as live:
-        sock = trio.socket.socket()
-        await sock.bind(("127.0.0.1", 0))
-        dead.port = sock.getsockname()[1]  # bound, not listening: connections are refused
-        pool = live.snapshot.backends[0]
-        await live.change(backends=(pool.model_copy(update={"servers": (alive.as_server(), dead.as_server())}),))
-        for _ in range(12):
+async def test_a_server_that_just_died_is_passed_over_for_another_one() -> None:
+    alive, dying = LiveBackend(), LiveBackend(name="backend-2")
+    async with running_proxy(alive, dying) as live:
+        await live.settled(lambda: alive.connections == dying.connections == 1)  # the only health checks
+        dying.life.cancel()
+        for _ in range(20):
             assert (await live.get()).endswith(b"hello")
-        sock.close()
+        assert live.proxy.totals()["retries_connect"] >= 1
+
+
+async def test_what_waits_in_the_queue_is_taken_before_a_listener_closes() -> None:
+    backend = LiveBackend()
+    proxy, sock = Proxy(), listen(LOOPBACK, 0)
+    address = (LOOPBACK, sock.getsockname()[1])
+    backend.port = address[1]
+    proxy.offer(address, sock)
+    await apply(proxy, make_snapshot([backend], address))
+    # The reactor does not run, so these stay in the kernel's queue.
+    waiting = [await trio.open_tcp_stream(*address) for _ in range(3 * limits.ACCEPTS_PER_STEP)]
+    proxy.stop_accepting(0.0)
+    assert proxy.open_flows == {"http/1.1": len(waiting)}
+    proxy.close()
+    for stream in waiting:
+        await stream.aclose()
 
 
 async def test_no_server_at_all_is_said_at_once() -> None:

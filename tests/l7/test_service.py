@@ -13,7 +13,7 @@ from l7.service import main
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.state_directory import Enrolment, StateDirectory
 from tests.l7.live_proxy import LOOPBACK, LiveBackend, Request, get, make_snapshot, read_response, self_signed
-from tests.l7.test_supervisor import fetch, free_address
+from tests.l7.test_supervisor import fetch, free_address, until_refused
 
 
 def joined_state(path: Path) -> StateDirectory:
@@ -78,7 +78,7 @@ async def test_it_serves_from_disk_and_ends_after_the_last_download(tmp_path: Pa
                 while not any(request.path == "/slow" for request in backend.requests):  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 process.send_signal(signal.SIGTERM)
-                await trio.sleep(0.3)
+                await until_refused(address)
                 assert process.poll() is None
                 go_on.set()
                 assert (await read_response(stream))[1] == b"firstother"
@@ -106,7 +106,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
                 while not any(request.path == "/never" for request in backend.requests):  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 process.send_signal(signal.SIGTERM)
-                await trio.sleep(0.3)
+                await until_refused(address)
                 process.send_signal(signal.SIGTERM)
                 assert await process.wait() == 0
         nursery.cancel_scope.cancel()

@@ -51,6 +51,16 @@ async def fetch(address: tuple[str, int]) -> bytes:
         return await read_all(stream)
 
 
+async def until_refused(address: tuple[str, int]) -> None:
+    """Wait until nobody listens there: a stop has begun."""
+    while True:
+        try:
+            await (await trio.open_tcp_stream(*address)).aclose()
+        except OSError:
+            return
+        await trio.sleep(0.01)
+
+
 async def status_where(supervisor: Supervisor, name: str, value: object) -> ProxyStatus:
     """The first status in which a field has this value."""
     while True:
@@ -134,13 +144,14 @@ async def test_a_stop_lets_a_download_end_and_takes_what_waits_in_the_queue() ->
                 await trio.sleep(0.01)
             late = await trio.open_tcp_stream(*address)
             nursery.start_soon(supervisor.stop, 20.0)
-            await trio.sleep(0.3)
+            await until_refused(address)
             assert supervisor.process_ids
             go_on.set()
             assert (await read_response(stream))[1] == b"firstother"
             await stream.aclose()
             await late.send_all(get(close=True))
             assert (await read_all(late)).endswith(b"firstother")
+            await late.aclose()
         assert supervisor.process_ids == ()
         with pytest.raises(OSError, match="connect"):
             await trio.open_tcp_stream(*address)
