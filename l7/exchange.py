@@ -99,10 +99,6 @@ class UpstreamSide(Protocol):
     def server(self) -> str:
         """Name of the server."""
 
-    @property
-    def reusable(self) -> bool:
-        """Whether the connection can carry another request now."""
-
     def send_request(self, exchange: "Exchange", head: RequestHead, extra: bytes) -> None:
         """Begin a request; from now on the exchange is told what the server does. `extra`: header lines of ours."""
 
@@ -302,7 +298,7 @@ class Exchange:
     def upstream_connected(self, connection: UpstreamSide, *, reused: bool) -> None:
         """The answer to `Services.open_upstream`. `reused`: it has carried a request before."""
         if self.phase is not _OPENING:
-            self._services.release_upstream(connection, connection.reusable)
+            self._services.release_upstream(connection, True)
             return
         self.phase = _AWAITING
         self._upstream = connection
@@ -384,15 +380,14 @@ class Exchange:
             self.record.bytes_out += len(data)
             self._client.send_body(data)
 
-    def response_end(self) -> None:
-        """The response is whole."""
+    def response_end(self, *, reusable: bool) -> None:
+        """The response is whole. `reusable`: the connection could carry another request now."""
         upstream = self._upstream
         if self.phase is not _STREAMING or upstream is None:
             return
         self._client.send_end()
         self._upstream = None
         whole = self._request_ended
-        reusable = whole and upstream.reusable
         if self._client_blocked and reusable:
             upstream.resume_reading()
         upstream.detach()

@@ -17,7 +17,6 @@ class RequestHead:
 
     def __init__(
         self,
-        *,
         method: bytes,
         path: bytes,
         query: bytes,

@@ -83,7 +83,7 @@ class ChunkedDecoder:
             self._line = line
             return len(data)
         self._line = b""
-        if carriage_return != len(line) - 2:
+        if carriage_return < 0 or carriage_return != len(line) - 2:
             raise BadBody("chunk_bare_lf" if carriage_return < 0 else "chunk_bare_cr")
         self._take_line(line[:-2])
         return newline + 1

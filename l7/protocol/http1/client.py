@@ -82,11 +82,6 @@ class UpstreamConnection:
 
     # -- Told by the exchange ------------------------------------------------------------------------------------------
 
-    @property
-    def reusable(self) -> bool:
-        """Whether the connection can carry another request now."""
-        return self._reading is _IDLE and not self._request_open
-
     def send_request(self, exchange: Exchange, head: RequestHead, extra: bytes) -> None:
         """Begin a request. `extra`: header lines of ours."""
         self.exchange = exchange
@@ -160,7 +155,7 @@ class UpstreamConnection:
         if exchange is None:
             return
         if reading is _UNTIL_CLOSE:
-            exchange.response_end()
+            exchange.response_end(reusable=False)
         else:
             exchange.upstream_lost(self._where(reading), untouched=not self._touched, nothing_sent=False)
 
@@ -260,8 +255,9 @@ class UpstreamConnection:
         return data[end:]
 
     def _end(self, exchange: Exchange) -> None:
-        self._reading = _IDLE if self._keep_alive and not self._request_open else _SPENT
-        exchange.response_end()
+        reusable = self._keep_alive and not self._request_open
+        self._reading = _IDLE if reusable else _SPENT
+        exchange.response_end(reusable=reusable)
 
     def _where(self, reading: _Reading) -> str:
         if reading is not _HEAD:

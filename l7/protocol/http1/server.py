@@ -68,6 +68,7 @@ class ServerConnection:
         "_transport",
         "closing",
         "exchange",
+        "set_deadline",
     )
 
     def __init__(self, transport: Transport, services: Services, flow: Flow, *, closing: bool = False) -> None:
@@ -77,6 +78,8 @@ class ServerConnection:
         self.exchange: Exchange | None = None
         """The request in progress: None between two requests."""
         self._transport = transport
+        self.set_deadline = transport.set_deadline
+        """Call `deadline_passed` in so many seconds; replaces the deadline before."""
         self._services = services
         self._flow = flow
         self._head_reader = RequestHeadReader()
@@ -93,7 +96,7 @@ class ServerConnection:
         self._http11 = True
         self._keep = True
         self._response_chunked = False
-        transport.set_deadline(limits.CLIENT_IDLE_S)
+        self.set_deadline(limits.CLIENT_IDLE_S)
 
     @property
     def is_idle(self) -> bool:
@@ -152,7 +155,8 @@ class ServerConnection:
             self._close()
 
     def goodbye(self) -> None:
-        """A draining proxy's turn for this connection: closes it if it is idle, else after its present response."""
+        """A draining proxy waits no longer for this connection: closes it if it is idle; else the next response head
+        says `Connection: close`."""
         self.closing = True
         if self.is_idle:
             self._close()
@@ -217,20 +221,18 @@ class ServerConnection:
             self._paused = False
             self._transport.resume_reading()
 
-    def set_deadline(self, seconds: float | None) -> None:
-        """Call `deadline_passed` in so many seconds; replaces the deadline before."""
-        self._transport.set_deadline(seconds)
-
     def exchange_over(self, *, whole: bool) -> None:
         """The exchange is over. `whole`: request and response are both complete; if only the response is, the
         connection ends after it."""
         self.exchange = None
-        if not (whole and self._keep) or (self.closing and not self._buffer):
+        # A goodbye that came after the head was sent waits for the next response: a client that was not told may be
+        # sending its next request right now (RFC 9112 section 9.5).
+        if not (whole and self._keep):
             self._close()
             return
         self._reading = _HEAD
-        self._transport.set_deadline(limits.CLIENT_IDLE_S)
-        if not self._stepping:
+        self.set_deadline(limits.CLIENT_IDLE_S)
+        if not self._stepping and (self._buffer or self._paused):
             self._go_on()
 
     def abort_exchange(self) -> None:
@@ -302,7 +304,8 @@ class ServerConnection:
         length = head.length
         if length == 0:
             self._reading = _WAITING
-            self._more_waiting = end < len(data)
+            if end < len(data):
+                self._more_waiting = True
         elif length == UNKNOWN:
             self._reading = _CHUNKED
             self._chunks = ChunkedDecoder()
@@ -324,7 +327,7 @@ class ServerConnection:
         if not self._head_begun:
             # Counts from the first byte and is not renewed: a head may not trickle in for ever.
             self._head_begun = True
-            self._transport.set_deadline(limits.REQUEST_HEAD_S)
+            self.set_deadline(limits.REQUEST_HEAD_S)
 
     def _read_fixed(self, exchange: Exchange, data: bytes) -> bytes:
         body = data[: self._remaining]

@@ -32,6 +32,7 @@ EDGE_ONLY_REQUEST: Final = frozenset(
 #: A token (RFC 9110 section 5.6.2).
 TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
+VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 DIGITS: Final = re.compile(rb"[0-9]+")
 
 #: A status line (RFC 9112 section 4); llhttp would also take other versions, and a missing space.
@@ -43,7 +44,7 @@ HOST: Final = re.compile(
 )
 
 #: An absolute-form target (RFC 9112 section 3.2.2), without user information.
-ABSOLUTE_FORM: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)([^?]*)(\?.*)?", re.DOTALL)
+ABSOLUTE_FORM: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[^?]*)?(\?.*)?", re.DOTALL)
 
 _OBS_FOLD: Final = re.compile(rb"\r\n[ \t]")
 _SPACE_BEFORE_COLON: Final = re.compile(rb"\r\n[^:\r\n]*[ \t]:")
@@ -74,6 +75,12 @@ def diagnose(head: bytes) -> str:
     if not all(_HEADER_LINE.match(line) for line in lines):
         return "header_name"
     return "header_value"
+
+
+def values_of(head: bytes, name: bytes) -> list[bytes]:
+    """All values of a field in a raw head."""
+    lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+    return [value.strip(b" \t") for field, _, value in lines if field.lower() == name]
 
 
 def _status_line(status: int) -> bytes:
