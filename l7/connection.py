@@ -1,12 +1,9 @@
-"""Connection drivers: one client's, one server's. They move bytes between a socket and a sans-I/O codec.
+"""A client's connection: moves bytes between a socket and the sans-I/O codec.
 
 ```
-client      HANDSHAKE ──▶ open ──────────▶ CLOSE ──▶ LINGER ──▶ OVER
-            (TLS only)    codec is told    flush     discard    socket closed
-                          of everything              input
-
-server      connecting ──▶ busy ◀──▶ idle ──▶ OVER
-            (no codec)     exchange  in pool
+HANDSHAKE ──▶ open ──────────▶ CLOSE ──▶ LINGER ──▶ OVER
+(TLS only)    codec is told    flush     discard    socket closed
+              of everything              input
 ```
 """
 
@@ -17,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from l7 import limits
-from l7.protocol.http1 import ServerConnection, UpstreamConnection
+from l7.protocol.http1 import ServerConnection
 from l7.reactor import BROKEN, READ, WRITE, Reactor
 from l7.transport import WOULD_BLOCK, End, SocketTransport, reason_of
 
@@ -276,184 +273,3 @@ class ClientSocket(SocketTransport):
     def released(self) -> None:
         """Leave the owner's books."""
         self._owner.client_gone(self)
-
-
-class ServerPool(Protocol):
-    """Whoever asked for a connection to a server, and keeps it while it is idle."""
-
-    name: str
-    address: tuple[str, int]
-
-    def connected(self, connection: "UpstreamSocket") -> None:
-        """The connection is there."""
-
-    def connect_failed(self, connection: "UpstreamSocket", reason: str) -> None:
-        """It will not be; its socket is closed already."""
-
-    def gone(self, connection: "UpstreamSocket") -> None:
-        """The socket is closed, busy or idle."""
-
-
-class UpstreamSocket(SocketTransport):
-    """A connection to a server."""
-
-    __slots__ = ("_connecting", "_sent_any", "codec", "idle", "pool", "waiting")
-
-    def __init__(self, reactor: Reactor, pool: ServerPool) -> None:
-        family = socket.AF_INET6 if ":" in pool.address[0] else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        super().__init__(reactor, sock)
-        self.pool = pool
-        self._connecting = True
-        self._blocked = True
-        self._sent_any = False
-        self.idle = False
-        """In the pool: no exchange uses it."""
-        self.codec = UpstreamConnection(self, pool.name)
-        self.waiting: object | None = None
-        """For the pool: who asked for it while it connects."""
-
-    def __repr__(self) -> str:
-        state = "connecting" if self._connecting else "idle" if self.idle else self._end.value
-        return f"<UpstreamSocket to {self.pool.name}: {state}>"
-
-    def start(self) -> None:
-        """Begin to connect.
-
-        Raises:
-            OSError: at once (no route, no descriptors); the socket is closed, and the pool not told.
-        """
-        try:
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with contextlib.suppress(BlockingIOError):
-                self.sock.connect(self.pool.address)
-        except OSError:
-            self._end = End.OVER
-            self.sock.close()
-            raise
-        self.reactor.add(self, self.sock.fileno(), WRITE)
-        self.set_deadline(limits.CONNECT_S)
-
-    # -- pool ----------------------------------------------------------------------------------------------------------
-
-    def become_busy(self) -> None:
-        """An exchange takes it."""
-        self.idle = False
-        self._sent_any = False
-        self.reactor.wheel.clear(self)
-
-    def become_idle(self) -> None:
-        """Its exchange is done with it."""
-        self.idle = True
-        self.waiting = None
-        self.reactor.wheel.set(self, self.reactor.now + limits.UPSTREAM_IDLE_S)
-        if self.paused:
-            self.resume_reading()
-
-    # -- events --------------------------------------------------------------------------------------------------------
-
-    def step(self, events: int) -> bool:
-        """Read once and hand what came to the codec."""
-        if self._connecting:
-            self._finish_connecting()
-            return False
-        if events & WRITE:
-            self._blocked = False
-            self._note()
-        if events and not events & (READ | BROKEN):
-            return False
-        if self.idle:
-            self._look_at_idle()
-            return False
-        if self.paused:
-            # What was read before a reset is still there when the codec reads on.
-            return False
-        try:
-            data = self.sock.recv(limits.READ_BYTES)
-        except WOULD_BLOCK:
-            return False
-        except OSError as error:
-            self._lose(reason_of(error))
-            return False
-        if data:
-            self.codec.receive(data)
-        else:
-            self.paused = True
-            self._note()
-            self.codec.end_of_input()
-        return False
-
-    def _look_at_idle(self) -> None:
-        """An end, a reset, or bytes that nobody asked for: the connection is of no use to anyone."""
-        try:
-            self.sock.recv(1)
-        except WOULD_BLOCK:
-            return
-        except OSError:
-            # A reset says the same as an end.
-            self.release()
-            return
-        self.release()
-
-    def _finish_connecting(self) -> None:
-        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._fail_to_connect(reason_of(OSError(error, "")))
-            return
-        self._connecting = False
-        self._blocked = False
-        self.reactor.wheel.clear(self)
-        self._note()
-        self.pool.connected(self)
-
-    def _fail_to_connect(self, reason: str) -> None:
-        self.release()
-        self.pool.connect_failed(self, reason)
-
-    def _lose(self, reason: str) -> None:
-        nothing_sent = not self._sent_any
-        self.release()
-        self.codec.lost(reason, nothing_sent=nothing_sent)
-
-    def expired(self, now: float) -> None:
-        """Connecting took too long, or it was idle long enough."""
-        if self._connecting:
-            self._fail_to_connect("connect_timeout")
-        elif self.idle:
-            self.release()
-
-    def blocked(self) -> None:
-        """Tell the codec."""
-        if not self.idle:
-            self.codec.output_blocked()
-
-    def drained(self) -> None:
-        """Tell the codec."""
-        if not self.idle:
-            self.codec.output_drained()
-
-    def written(self) -> None:
-        """From now on the request is not unsent."""
-        self._sent_any = True
-
-    def broke(self, reason: str) -> None:
-        """The server takes no more. It may have answered before it closed: read on, to the end or the reset."""
-        if self.paused or not self._sent_any:
-            self._lose(reason)
-
-    def end_output(self) -> None:
-        """Nothing to linger for: whatever a server still has to say, nobody waits for it."""
-        self.release()
-
-    def failed(self) -> None:
-        """Its code raised."""
-        was_idle = self.idle
-        self.release(reset=True)
-        if self._connecting:
-            self.pool.connect_failed(self, "internal_error")
-        elif not was_idle:
-            self.codec.lost("internal_error")
-
-    def released(self) -> None:
-        """Leave the pool's books."""
-        self.pool.gone(self)

@@ -12,13 +12,13 @@ import random
 from collections.abc import Callable, Iterable
 
 from l7 import limits
-from l7.connection import UpstreamSocket
 from l7.exchange import Exchange, UpstreamSide
 from l7.reactor import Reactor
 from l7.telemetry.flags import Flag
 from l7.telemetry.metrics import Counters
 from l7.transport import reason_of
 from l7.upstream.balance import LeastRequest
+from l7.upstream.connection import UpstreamSocket
 from orchestrator.contract.route import Backend, BackendServer, HealthCheck
 
 
