@@ -19,10 +19,16 @@ MAX_CONNECTIONS = 8
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def serve_metrics(host: str, port: int, expose: Callable[[], Awaitable[bytes]]) -> NoReturn:
+async def serve_metrics(
+    host: str,
+    port: int,
+    expose: Callable[[], Awaitable[bytes]],
+    *,
+    task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
     """Task: answers scrapes with what `expose` returns. Raises OSError if the address cannot be bound."""
     limit = trio.CapacityLimiter(MAX_CONNECTIONS)
-    await trio.serve_tcp(partial(_serve, limit, expose), port, host=host)
+    await trio.serve_tcp(partial(_serve, limit, expose), port, host=host, task_status=task_status)
     raise AssertionError("a server ends by cancellation only")
 
 

@@ -1,0 +1,231 @@
+"""Both agents as they are started in service, on real kernels, BGP and sockets, with no orchestrator anywhere."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from orchestrator.contract.node import AgentRole
+from orchestrator.contract.pool import PoolForwarding
+from orchestrator.contract.snapshot import Snapshot
+from tests.l4.edge import (
+    ACTIVE,
+    DRAINED,
+    DRAINING,
+    PROXIES,
+    SETTINGS,
+    VIPS,
+    Edge,
+    balancer_snapshot,
+    eventually,
+    pool,
+    redirector_snapshot,
+)
+
+pytestmark = pytest.mark.kernel
+
+FLOWS = 16
+ALL = {vip.name for vip in VIPS}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    edge = Edge(tmp_path_factory.mktemp("edge"))
+    try:
+        yield edge
+    finally:
+        edge.close()
+
+
+@pytest.fixture
+def edge(built: Edge) -> Edge:
+    """In service with both proxies active, whatever the test before left behind."""
+    for member, name in PROXIES.items():
+        if name not in built.agents or built.snapshots[name] != redirector_snapshot(1, member, ACTIVE):
+            restart(built, name, AgentRole.REDIRECTOR, redirector_snapshot(1, member, ACTIVE))
+    if "l4" not in built.agents or built.snapshots["l4"] != balancer_snapshot(1, ACTIVE):
+        restart(built, "l4", AgentRole.BALANCER, balancer_snapshot(1, ACTIVE))
+    eventually(lambda: built.routes_to_vips() == ALL, "the router learns the VIPs")
+    return built
+
+
+@pytest.fixture
+def flows(edge: Edge) -> Iterator[list[tuple[socket.socket, str]]]:
+    """Open flows of both families, with the names of the proxies that hold them."""
+    with ExitStack() as stack:
+        opened = [edge.open_flow(vip) for vip in VIPS for _ in range(FLOWS)]
+        for flow, _ in opened:
+            stack.enter_context(flow)
+        yield opened
+
+
+def run_on(edge: Edge, edge_pool: PoolForwarding) -> None:
+    """Restarts every agent on another snapshot: the change that an orchestrator makes, and a restart, in one."""
+    for member, name in PROXIES.items():
+        restart(edge, name, AgentRole.REDIRECTOR, redirector_snapshot(2, member, edge_pool))
+    restart(edge, "l4", AgentRole.BALANCER, balancer_snapshot(2, edge_pool))
+
+
+def restart(
+    edge: Edge,
+    host: str,
+    role: AgentRole,
+    snapshot: Snapshot | None = None,
+    awaited: str = "in service on eth0",
+) -> None:
+    if host in edge.agents:
+        assert edge.stop_agent(host) == 0
+    edge.start_agent(host, role, snapshot, awaited)
+
+
+def echoes(flow: socket.socket, octets: bytes = b"still here") -> bool:
+    flow.sendall(octets)
+    received = b""
+    while len(received) < len(octets):
+        received += flow.recv(65536)
+    return received == octets
+
+
+def needed(edge: Edge, proxy: str, generation: int) -> float:
+    return edge.metrics(proxy).get(f'edge_l4_flows_by_needed_generation{{generation="{generation}",pool="edge"}}', 0)
+
+
+def test_flows_reach_both_proxies_and_carry_full_sized_packets(
+    edge: Edge, flows: list[tuple[socket.socket, str]]
+) -> None:
+    for vip in range(len(VIPS)):
+        assert {name for _, name in flows[vip * FLOWS : (vip + 1) * FLOWS]} == {"proxy-1", "proxy-2"}
+    assert all(echoes(flow, bytes(100_000)) for flow, _ in flows)
+    metrics = edge.metrics("l4")
+    assert metrics['edge_l4_vip_packets_total{vip="web-v6"}'] > 0
+    assert metrics['edge_l4_member_packets_total{member="proxy-2"}'] > 0
+    assert metrics["edge_l4_flow_table_lookups_total"] == 0, "established TCP behind redirectors needs no flow table"
+
+
+def test_a_restarted_agent_leaves_table_program_and_announcements_as_they_are(
+    edge: Edge, flows: list[tuple[socket.socket, str]]
+) -> None:
+    table = edge.table_identity()
+    assert edge.stop_agent("l4") == 0
+    assert edge.routes_to_vips() == ALL, "BIRD announces without the agent"
+    assert all(echoes(flow) for flow, _ in flows), "the kernel forwards without the agent"
+    edge.start_agent("l4", AgentRole.BALANCER)
+    assert edge.table_identity() == table, "the same map still, not an equal one"
+    assert "put on lo" not in edge.log_of("l4")
+    assert "started BIRD" not in edge.log_of("l4")
+    assert all(echoes(flow) for flow, _ in flows)
+
+
+def test_flows_of_a_draining_proxy_go_on_and_are_counted_until_they_end(
+    edge: Edge, flows: list[tuple[socket.socket, str]]
+) -> None:
+    on_second = [flow for flow, name in flows if name == "proxy-2"]
+    before = edge.metrics("proxy-1")["edge_l4_second_chance_total"]
+    run_on(edge, DRAINING)
+    assert all(echoes(flow) for flow, _ in flows)
+    assert edge.metrics("proxy-1")["edge_l4_second_chance_total"] > before
+    assert needed(edge, "proxy-2", 1) == len(on_second)
+    assert needed(edge, "proxy-1", 1) == 0
+    with ExitStack() as stack:
+        fresh = [edge.open_flow(vip) for vip in VIPS for _ in range(FLOWS)]
+        for flow, _ in fresh:
+            stack.enter_context(flow)
+        assert {name for _, name in fresh} == {"proxy-1"}
+    for flow in on_second:
+        flow.close()
+    eventually(lambda: needed(edge, "proxy-2", 1) == 0, "the census of proxy-2 counts no flow any more")
+
+
+def test_without_the_second_chance_the_same_drain_breaks_flows(
+    edge: Edge, flows: list[tuple[socket.socket, str]]
+) -> None:
+    """That the test above can fail."""
+    run_on(edge, DRAINED)
+    for flow, name in flows:
+        if name == "proxy-1":
+            assert echoes(flow)
+        else:
+            with pytest.raises(ConnectionResetError):
+                echoes(flow)
+    assert edge.metrics("proxy-2")['edge_l4_orphan_flows{pool="edge"}'] > 0
+
+
+def test_vips_are_withdrawn_when_no_member_is_reachable_and_come_back(edge: Edge) -> None:
+    restart(edge, "l4", AgentRole.BALANCER, balancer_snapshot(2, pool((1, {1, 2}), unreachable=(1, 2))))
+    eventually(lambda: not edge.routes_to_vips(), "the VIPs are withdrawn")
+    assert "VIP web-v4 withheld: pool edge has no reachable member" in edge.log_of("l4")
+    assert edge.metrics("l4")['edge_l4_vip_announced{vip="web-v4"}'] == 0
+    restart(edge, "l4", AgentRole.BALANCER, balancer_snapshot(3, ACTIVE))
+    eventually(lambda: edge.routes_to_vips() == ALL, "the VIPs are announced again")
+
+
+def test_vips_are_withdrawn_when_the_program_is_taken_off(edge: Edge) -> None:
+    edge.execute("l4", "ip", "link", "set", "eth0", "xdp", "off")
+    eventually(lambda: not edge.routes_to_vips(), "the VIPs are withdrawn")
+    assert "VIP web-v6 withheld: no XDP program on eth0" in edge.log_of("l4")
+    restart(edge, "l4", AgentRole.BALANCER)
+    eventually(lambda: edge.routes_to_vips() == ALL, "the VIPs are announced again")
+
+
+def test_bird_is_started_again_when_it_dies(edge: Edge) -> None:
+    edge.end_bird_of_l4()
+    eventually(lambda: not edge.routes_to_vips(), "the router notices")
+    eventually(lambda: edge.routes_to_vips() == ALL, "the VIPs are announced again")
+    eventually(
+        lambda: edge.metrics("l4")['edge_l4_bgp_session_established{neighbor="2001:db8:18:1::1"}'] == 1,
+        "the session is told",
+    )
+
+
+def test_a_snapshot_that_cannot_run_is_refused_and_the_old_state_runs_on(
+    edge: Edge, flows: list[tuple[socket.socket, str]]
+) -> None:
+    table = edge.table_identity()
+    broken = balancer_snapshot(2, ACTIVE).model_copy(update={"forwarding": SETTINGS.model_copy(update={"rows": 4098})})
+    restart(edge, "l4", AgentRole.BALANCER, broken, awaited="snapshot 2 from disk refused: a forwarding table needs")
+    assert edge.table_identity() == table
+    assert all(echoes(flow) for flow, _ in flows)
+
+
+def test_a_failure_in_the_middle_puts_the_old_state_back(edge: Edge, flows: list[tuple[socket.socket, str]]) -> None:
+    assert edge.stop_agent("l4") == 0
+    script = "tests.l4.refused_in_the_middle"
+    told = edge.execute("l4", sys.executable, "-m", script, str(edge.directory / "l4")).splitlines()
+    assert "2002 VIPs" in told[0]
+    assert told[1] == "as before"
+    assert all(echoes(flow) for flow, _ in flows)
+    assert edge.routes_to_vips() == ALL
+
+
+def test_a_second_agent_on_the_same_interface_is_refused(edge: Edge) -> None:
+    state = edge.directory / "proxy-1" / "state"
+    command = ["ip", "netns", "exec", edge.namespace("proxy-1"), str(edge.program), "redirector"]
+    for words in (["run", "--state", str(state)], ["detach"]):
+        second = subprocess.run(
+            [*command, *words, "--interface", "eth0"], capture_output=True, text=True, timeout=20, check=False
+        )
+        assert second.returncode == 1
+        assert "an edge-l4 redirector works on eth0 already" in second.stderr
+
+
+def test_detach_leaves_nothing_behind(edge: Edge) -> None:
+    for host, role in (("l4", "balancer"), ("proxy-1", "redirector")):
+        edge.stop_agent(host)
+        told = edge.execute(
+            host,
+            str(edge.program),
+            role,
+            "detach",
+            "--interface",
+            "eth0",
+            "--bpffs",
+            str(edge.directory / host / "bpf"),
+        )
+        assert f"eth0: {role} taken off, maps removed" in told
+        assert "xdp" not in edge.execute(host, "ip", "link", "show", "eth0")
+        assert "203.0.113.10" not in edge.execute(host, "ip", "address", "show", "lo")
+        assert "advmss" not in edge.execute(host, "ip", "route")
+        assert not [*(edge.directory / host / "bpf" / "edgefleet").iterdir()]
