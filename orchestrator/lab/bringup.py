@@ -19,10 +19,10 @@ Progress = Callable[[str, float | None], None]
 """Told what happens now, in a few words, and how much of the whole is done (0 to 1, None if unknown)."""
 
 #: Seconds. On two quiet cores each of these takes a few; the bounds are for a machine that does something else, too.
-ORCHESTRATOR_START_S: Final = 30.0
+ORCHESTRATOR_START_S: Final = 60.0
 ROUTES_COMPLETE_S: Final = 60.0
-AGENTS_UP_TO_DATE_S: Final = 30.0
-REQUESTS_ANSWERED_S: Final = 30.0
+AGENTS_UP_TO_DATE_S: Final = 60.0
+REQUESTS_ANSWERED_S: Final = 60.0
 
 #: `edge-orchestrator token` spends half a second of one core, most of it on starting Python.
 TOKENS_AT_ONCE: Final = 2

@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
@@ -13,8 +15,9 @@ import pytest
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.operator import StatusView
 from orchestrator.contract.pool import MemberState
-from orchestrator.lab import VIP_V4, VIP_V6, Lab, LabError, checks, fabric, router
+from orchestrator.lab import HOST_NAME, VIP_PORT, VIP_V4, VIP_V6, Lab, LabError, checks, fabric, router
 from orchestrator.lab.commands import program
+from orchestrator.lab.content import BYTES_PATH, LARGE, UPLOADS_PATH, content_of, resource
 from orchestrator.lab.processes import Role
 from orchestrator.lab.topology import HOST_INTERFACE, METRICS_PORTS, LabHost
 
@@ -161,11 +164,39 @@ def test_a_silent_black_hole_costs_less_than_a_second(lab: Lab) -> None:
     eventually("both next hops again", lambda: checks.routes_are_complete(lab) is None)
 
 
-def test_every_request_leaves_a_record_in_an_access_log(lab: Lab) -> None:
-    fetch(lab, VIP_V4)
-    records = [
-        json.loads(line)
-        for proxy in lab.topology.proxies
-        for line in (lab.directory(proxy.name) / "access.log").read_text().splitlines()
-    ]
-    assert records
+@pytest.mark.parametrize("vip", [VIP_V4, VIP_V6], ids=["ipv4", "ipv6"])
+def test_large_bodies_pass_unharmed_both_ways(lab: Lab, vip: IPv4Address | IPv6Address, tmp_path: Path) -> None:
+    """Full-size segments, to which the encapsulation adds: they must fit, or be made to."""
+    body, back = tmp_path / "body", tmp_path / "back"
+    body.write_bytes(content_of(max(LARGE)))
+    transfer(lab, vip, f"{BYTES_PATH}{max(LARGE)}", "--output", str(back))
+    assert sha256(back.read_bytes()).hexdigest() == resource(max(LARGE)).sha256
+    transfer(lab, vip, f"{UPLOADS_PATH}large-{vip.version}", "--upload-file", str(body))
+    stored = lab.uploads / f"large-{vip.version}"
+    assert sha256(stored.read_bytes()).hexdigest() == resource(max(LARGE)).sha256
+    stored.unlink()
+
+
+def transfer(lab: Lab, vip: IPv4Address | IPv6Address, path: str, *options: str) -> None:
+    address = str(vip) if vip.version == 4 else f"[{vip}]"
+    fabric.run_in(
+        lab.topology.client.namespace,
+        [
+            *("curl", "-sSf", "--max-time", "20", "--cacert", str(lab.ca), *options),
+            *("--resolve", f"{HOST_NAME}:{VIP_PORT}:{address}", f"https://{HOST_NAME}:{VIP_PORT}{path}"),
+        ],
+    )
+
+
+def test_every_request_leaves_a_record_that_names_the_l4_node_that_brought_it(lab: Lab) -> None:
+    def named(path: str) -> dict[str, str]:
+        logs = [lab.directory(proxy.name) / "access.log" for proxy in lab.topology.proxies]
+        records = [json.loads(line) for log in logs if log.exists() for line in log.read_text().splitlines()]
+        return {record["client"]: record["l4_node"] for record in records if record["path"] == path}
+
+    sources = [address.ip for address in lab.topology.client.addresses]
+    for source in sources:
+        vip = VIP_V4 if source.version == 4 else VIP_V6
+        transfer(lab, vip, "/who-brought-me", "--interface", str(source), "--output", "/dev/null")
+    eventually("a record of each request", lambda: len(named("/who-brought-me")) == len(sources))
+    assert set(named("/who-brought-me").values()) == {node.name for node in lab.topology.l4_nodes}
