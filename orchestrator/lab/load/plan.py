@@ -46,7 +46,7 @@ class LoadPlan(Contract):
     requests_per_second: Annotated[float, Field(ge=0, le=10_000)]
     requests_per_connection: Annotated[int, Field(ge=1, le=1_000)] = 3
     """A short connection asks a few times: browsers do, and each first one costs both ends a TLS handshake."""
-    flow_seconds: tuple[float, float] = (11.0, 16.0)
+    flow_seconds: tuple[float, float] = (10.0, 14.0)
     """Shortest and longest life of a download or an upload: random in between, so that they do not end as one herd."""
     upload_bytes_per_second: Annotated[int, Field(ge=16, le=50_000)] = 4096
     upload_interval_s: Annotated[float, Field(gt=0)] = 0.5
