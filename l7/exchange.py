@@ -72,9 +72,6 @@ class ClientSide(Protocol):
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body, framed."""
 
-    def send_end(self) -> None:
-        """The body is whole."""
-
     def pause_request(self) -> None:
         """Read no more of the request's body. Idempotent."""
 
@@ -85,8 +82,8 @@ class ClientSide(Protocol):
         """Call the exchange's `deadline_passed` in so many seconds; replaces the deadline before."""
 
     def exchange_over(self, *, whole: bool) -> None:
-        """The exchange is over. `whole`: request and response are both complete; if only the response is, the
-        connection ends after it; see also `abort_exchange`."""
+        """The response's body is complete, and with it the exchange is over. `whole`: the request is complete, too; if
+        not, the connection ends here. See also `abort_exchange`."""
 
     def abort_exchange(self) -> None:
         """The exchange is over, and its response is not: cut it visibly."""
@@ -100,7 +97,8 @@ class UpstreamSide(Protocol):
         """Name of the server."""
 
     def send_request(self, exchange: "Exchange", head: RequestHead, extra: bytes) -> None:
-        """Begin a request; from now on the exchange is told what the server does. `extra`: header lines of ours."""
+        """Begin a request; from now on the exchange is told what the server does. `extra`: header
+        lines of ours, without the last line's end."""
 
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body, framed."""
@@ -219,7 +217,7 @@ class Exchange:
         record.route = target.route
         record.backend = self._backend = target.backend
         self._timeout_s = target.timeout_s
-        self._extra = self.flow.forwarded + b"x-request-id: " + record.request_id.encode("ascii") + b"\r\n"
+        self._extra = self.flow.forwarded + b"x-request-id: " + record.request_id.encode("ascii")
         self._open(fresh=False)
 
     def refuse(self, status: int, reason: str) -> None:
@@ -381,16 +379,15 @@ class Exchange:
             self._client.send_body(data)
 
     def response_end(self, *, reusable: bool) -> None:
-        """The response is whole. `reusable`: the connection could carry another request now."""
+        """The response is whole, and the connection has let go of the exchange. `reusable`: it could carry another
+        request now."""
         upstream = self._upstream
         if self.phase is not _STREAMING or upstream is None:
             return
-        self._client.send_end()
         self._upstream = None
         whole = self._request_ended
         if self._client_blocked and reusable:
             upstream.resume_reading()
-        upstream.detach()
         self._services.release_upstream(upstream, reusable)
         self._finish()
         self._client.exchange_over(whole=whole)
@@ -466,7 +463,6 @@ class Exchange:
         if self._head.method != b"HEAD":
             record.bytes_out = len(body)
             self._client.send_body(body)
-        self._client.send_end()
         self._finish()
         self._client.exchange_over(whole=whole)
 

@@ -23,7 +23,7 @@ from l7.protocol.violation import BadBody, BadResponse
 from l7.shell import Transport
 
 #: RFC 9110 section 7.6.3 asks it of every gateway; it also ends routing loops' mystery.
-_VIA: Final = b"via: 1.1 edgefleet\r\n"
+_VIA: Final = b"via: 1.1 edgefleet"
 
 
 class _Reading(Enum):
@@ -83,7 +83,7 @@ class UpstreamConnection:
     # -- Told by the exchange ------------------------------------------------------------------------------------------
 
     def send_request(self, exchange: Exchange, head: RequestHead, extra: bytes) -> None:
-        """Begin a request. `extra`: header lines of ours."""
+        """Begin a request. `extra`: header lines of ours, without the last line's end."""
         self.exchange = exchange
         self._reading = _HEAD
         self._touched = False
@@ -99,11 +99,8 @@ class UpstreamConnection:
             framing = b"content-length: %d\r\n\r\n" % length
         else:
             framing = b"\r\n"
-        lines = [b"%b: %b\r\n" % header for header in head.headers]
-        self._transport.send(
-            b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%b%b%b%b"
-            % (head.method, head.path, head.query, head.authority, b"".join(lines), extra, _VIA, framing)
-        )
+        start = b"%b %b%b HTTP/1.1\r\nhost: %b" % (head.method, head.path, head.query, head.authority)
+        self._transport.send(b"\r\n".join([start, *map(syntax.field_line, head.headers), extra, _VIA, framing]))
 
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body, framed."""
@@ -155,6 +152,7 @@ class UpstreamConnection:
         if exchange is None:
             return
         if reading is _UNTIL_CLOSE:
+            self.exchange = None
             exchange.response_end(reusable=False)
         else:
             exchange.upstream_lost(self._where(reading), untouched=not self._touched, nothing_sent=False)
@@ -257,6 +255,7 @@ class UpstreamConnection:
     def _end(self, exchange: Exchange) -> None:
         reusable = self._keep_alive and not self._request_open
         self._reading = _IDLE if reusable else _SPENT
+        self.exchange = None
         exchange.response_end(reusable=reusable)
 
     def _where(self, reading: _Reading) -> str:

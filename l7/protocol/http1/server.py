@@ -170,8 +170,8 @@ class ServerConnection:
     def send_interim(self, head: ResponseHead) -> None:
         """Pass a 1xx head on; HTTP/1.0 has none (RFC 9110 section 15.2)."""
         if self._http11:
-            lines = b"".join([b"%b: %b\r\n" % header for header in head.headers])
-            self._transport.send(b"%b%b\r\n" % (syntax.STATUS_LINES[head.status], lines))
+            status_line = syntax.STATUS_LINES[head.status]
+            self._transport.send(b"\r\n".join([status_line, *map(syntax.field_line, head.headers), b"\r\n"]))
 
     def send_head(self, head: ResponseHead, *, last: bool) -> None:
         """Send the final head. `last`: the connection cannot go on after this response."""
@@ -195,19 +195,14 @@ class ServerConnection:
             end = b"\r\n"
         else:
             end = b"connection: keep-alive\r\n\r\n"
-        lines = [b"%b: %b\r\n" % header for header in head.headers]
-        self._transport.send(b"%b%b%b%b" % (syntax.STATUS_LINES[head.status], b"".join(lines), framing, end))
+        status_line = syntax.STATUS_LINES[head.status]
+        self._transport.send(b"\r\n".join([status_line, *map(syntax.field_line, head.headers), framing + end]))
 
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body, framed."""
         if self._response_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._transport.send(data)
-
-    def send_end(self) -> None:
-        """The body is whole."""
-        if self._response_chunked:
-            self._transport.send(b"0\r\n\r\n")
 
     def pause_request(self) -> None:
         """Read no more of the request's body. Idempotent."""
@@ -222,9 +217,11 @@ class ServerConnection:
             self._transport.resume_reading()
 
     def exchange_over(self, *, whole: bool) -> None:
-        """The exchange is over. `whole`: request and response are both complete; if only the response is, the
-        connection ends after it."""
+        """The response's body is complete, and with it the exchange is over. `whole`: the request is complete, too; if
+        not, the connection ends here."""
         self.exchange = None
+        if self._response_chunked:
+            self._transport.send(b"0\r\n\r\n")
         # A goodbye that came after the head was sent waits for the next response: a client that was not told may be
         # sending its next request right now (RFC 9112 section 9.5).
         if not (whole and self._keep):

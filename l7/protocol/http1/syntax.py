@@ -29,6 +29,9 @@ EDGE_ONLY_REQUEST: Final = frozenset(
     )
 )
 
+#: Writes a field, given name and value, without the line's end.
+field_line: Final = b": ".join
+
 #: A token (RFC 9110 section 5.6.2).
 TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
@@ -88,8 +91,8 @@ def _status_line(status: int) -> bytes:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii"))
+    return b"HTTP/1.1 %d %b" % (status, phrase.encode("ascii"))
 
 
-#: Reason phrases are ours: they mean nothing (RFC 9112 section 4), and HTTP/2 has none.
+#: Without the line's end. Reason phrases are ours: they mean nothing (RFC 9112 section 4), and HTTP/2 has none.
 STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 1000)}
