@@ -24,6 +24,11 @@ HOSTS = (
     ),
 )
 
+#: A request that is routed to the backend `web`, a response, and what the client gets of it.
+GET = b"GET /a?b=c HTTP/1.1\r\nHost: www.example.com\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+OK_TO_CLIENT = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
 
 class Wire:
     """A transport that keeps what was sent, and what else was asked for, in order."""
