@@ -134,11 +134,13 @@ class RedirectorAgent:
         loopback.reconcile({vip.address for vip in snapshot.vips})
 
     def _look(self) -> RedirectorStatus:
+        counters = self._read_counters()
         return RedirectorStatus(
             interface=self._interface,
             xdp_mode=self._mode(),
             census=self._take_census(),
-            counters=self._read_counters(),
+            new_flows=counters.get("local_syn", 0),
+            counters=counters,
         )
 
     def _mode(self) -> Literal["native", "generic", "detached"]:

@@ -67,6 +67,8 @@ class RedirectorStatus(Contract):
     interface: str
     xdp_mode: Literal["native", "generic", "detached"]
     census: tuple[PoolCensus, ...]
+    new_flows: int = 0
+    """Flows whose SYN this host took, since its maps were made. While it grows, some L4 node sends new flows here."""
     counters: dict[str, int]
 
 

@@ -2,7 +2,8 @@
 
 Retirement errs on the side of keeping: a generation too many costs a little memory, one too few costs flows. So it
 waits for every balancer, and for every redirector that could hold flows, and counts what was needed when last heard.
-A drain may go on without a balancer that has gone silent: BGP has taken its routes by then.
+A drain may go on without a balancer that has gone silent, once the member itself has seen no new flow for a while: a
+dead host's routes are gone, but a node of which only the agent died forwards on by its old table.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from orchestrator.contract.node import AgentRole, NodeKind
 from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.document import FleetMember, FleetPool, FleetState, LiveGeneration
 from orchestrator.fleet.reports import ReportBoard
+
+#: Seconds without a new flow after which a silent balancer is taken to have stopped giving this member any. An L4 node
+#: that forwards brings its share of an edge's new flows, many a second; BFD and BGP take a dead one out in 0.2 to 9 s.
+QUIET_S = 10.0
 
 
 def drain_obstacles(
@@ -75,8 +80,15 @@ def _drain_obstacles(
             continue
         revision = max(revision, left.revision)
         for node in configuration.nodes:
-            if node.kind is NodeKind.L4 and not board.is_silent(node.name, AgentRole.BALANCER):
+            if node.kind is not NodeKind.L4:
+                continue
+            if not board.is_silent(node.name, AgentRole.BALANCER):
                 yield from _not_applied(board, node.name, AgentRole.BALANCER, left.revision, f"pool {pool.name}")
+            elif board.quiet_for(member.name) < QUIET_S:
+                yield (
+                    f"{board.silence_in_words(node.name, AgentRole.BALANCER)}, and may still send new flows: "
+                    f"{member.name} must see none for {QUIET_S:.0f} s"
+                )
         census = board.census(member.name, pool.name, fresh=True)
         if census is None:
             if _belongs(configuration, pool, member):

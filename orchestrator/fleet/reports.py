@@ -16,6 +16,8 @@ class Received:
 
     report: Report
     at: float
+    new_flows_at: float
+    """When a redirector last reported more new flows than before; when it was first heard, if it never did."""
 
 
 @dataclass(slots=True)
@@ -33,7 +35,10 @@ class ReportBoard:
         return f"ReportBoard({len(self.received)} agents)"
 
     def take(self, identity: AgentIdentity, report: Report) -> None:
-        self.received[identity] = Received(report, self.monotonic())
+        now = self.monotonic()
+        before = self.received.get(identity)
+        grew = before is not None and _new_flows(report) != _new_flows(before.report)
+        self.received[identity] = Received(report, now, now if before is None or grew else before.new_flows_at)
 
     def keep_only(self, identities: set[AgentIdentity]) -> None:
         """Forget agents that the fleet no longer knows: bounds the board."""
@@ -83,6 +88,11 @@ class ReportBoard:
         report = self.fresh(node, AgentRole.BALANCER)
         return report.status if report and isinstance(report.status, BalancerStatus) else None
 
+    def quiet_for(self, node: str) -> float:
+        """Seconds for which no L4 node has given this host a new flow, as far as its redirector has reported."""
+        received = self.received.get(AgentIdentity(node=node, role=AgentRole.REDIRECTOR))
+        return received.at - received.new_flows_at if received else 0.0
+
     def flows_open(self, node: str) -> int | None:
         """The larger of what the proxy and its redirector count; None while neither has reported lately."""
         counts = []
@@ -93,3 +103,7 @@ class ReportBoard:
         if report is not None and isinstance(report.status, RedirectorStatus):
             counts.append(sum(census.flows for census in report.status.census))
         return max(counts, default=None)
+
+
+def _new_flows(report: Report) -> int:
+    return report.status.new_flows if isinstance(report.status, RedirectorStatus) else 0

@@ -99,8 +99,8 @@ def balancer_status(announced: Sequence[str] = ()) -> BalancerStatus:
     )
 
 
-def redirector_status(*census: PoolCensus) -> RedirectorStatus:
-    return RedirectorStatus(interface="eth0", xdp_mode="native", census=census, counters={})
+def redirector_status(*census: PoolCensus, new_flows: int = 0) -> RedirectorStatus:
+    return RedirectorStatus(interface="eth0", xdp_mode="native", census=census, new_flows=new_flows, counters={})
 
 
 def proxy_status(flows: int = 0) -> ProxyStatus:
@@ -148,11 +148,12 @@ class Playbook:
         needed: dict[int, int] | None = None,
         newest: int | None = None,
         version: int | None = None,
+        new_flows: int = 0,
     ) -> None:
         census = PoolCensus(
             pool="edge", newest_generation=self.newest if newest is None else newest, flows=flows, needed=needed or {}
         )
-        self._report(name, AgentRole.REDIRECTOR, redirector_status(census), version)
+        self._report(name, AgentRole.REDIRECTOR, redirector_status(census, new_flows=new_flows), version)
 
     def report_all(self, **flows: int) -> None:
         """Everybody is up to date; `proxy_1=5` gives flow counts."""

@@ -107,20 +107,35 @@ def test_a_silent_proxy_is_not_drained(play: Playbook) -> None:
     assert "the redirector of proxy-1 has not reported for 60 s" in obstacles(play, "proxy-1")
 
 
+def pass_a_second(play: Playbook, *, new_flows: int) -> None:
+    """Only l4-1, and the proxy that drains, go on reporting."""
+    play.now += 1
+    play.report_balancers("l4-1")
+    play.report_proxy("proxy-1")
+    play.report_census("proxy-1", new_flows=new_flows)
+    play.advance()
+
+
 def test_a_dead_l4_node_does_not_hold_up_a_drain(play: Playbook) -> None:
-    """BGP has taken its routes: nobody sends it packets. One that is only slow is waited for."""
+    """BGP has taken its routes: the proxy sees no new flow. One that is only slow is waited for."""
     play.report_all()
     start(play, "proxy-1")
-    for _ in range(6):
-        play.now += 1
-        play.report_balancers("l4-1")
-        play.report_proxy("proxy-1")
-        play.report_census("proxy-1")
-        play.advance()
-        if play.now < 1005:
-            assert play.state("proxy-1") == "draining"
-    play.advance(1)
+    for _ in range(4):
+        pass_a_second(play, new_flows=7)
+    assert play.state("proxy-1") == "draining"
+    for _ in range(10):
+        pass_a_second(play, new_flows=7)
     assert play.state("proxy-1") == "drained"
+
+
+def test_an_l4_node_without_its_agent_that_still_forwards_holds_up_a_drain(play: Playbook) -> None:
+    """Its program and its BIRD outlive the agent, so that it sends new flows by its old table."""
+    play.report_all()
+    start(play, "proxy-1")
+    for second in range(60):
+        pass_a_second(play, new_flows=second)
+    assert play.state("proxy-1") == "draining"
+    assert "the balancer of l4-2 has not reported for 60 s, and may still send new flows" in obstacles(play, "proxy-1")
 
 
 def test_the_guard_refuses_and_says_both_numbers(play: Playbook) -> None:
