@@ -17,6 +17,7 @@ from l4.forwarding import GenerationTables
 from l4.maglev import owners_of_rows
 from l4.tcp_sockets import Flow, tcp_flows
 from l4.vips import LOOPBACK_INDEX, reconcile
+from orchestrator.contract.base import Address
 from orchestrator.contract.pool import (
     ForwardingSettings,
     Generation,
@@ -68,7 +69,7 @@ def snapshot(*memberships: tuple[int, set[int]]) -> RedirectorSnapshot:
     )
 
 
-def flows(count: int, vip: Any = V4) -> list[Flow]:
+def flows(count: int, vip: Address = V4) -> list[Flow]:
     client = ip_address("198.51.100.7" if vip.version == 4 else "2001:db8:51::7").packed
     return [Flow(vip.packed, 443, client, 20000 + number) for number in range(count)]
 
@@ -87,7 +88,7 @@ def counted(found: list[Flow], *memberships: tuple[int, set[int]]) -> PoolCensus
 
 
 @pytest.mark.parametrize("vip", [V4, V6])
-def test_flows_in_our_own_rows_need_nothing(vip: Any) -> None:
+def test_flows_in_our_own_rows_need_nothing(vip: Address) -> None:
     ours = [flow for flow in flows(60, vip) if owner(flow, {1, 2}) == ME]
     assert counted(ours, (4, {1, 2})) == PoolCensus(
         pool="edge", newest_generation=4, flows=len(ours), needed={}, orphans=0
@@ -149,9 +150,18 @@ def dual_stack_listener(backlog: int) -> socket.socket:
     return listener
 
 
+def is_routable(vip: Address) -> bool:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex((str(vip), 443)) == 0
+
+
 @pytest.fixture
 def serving(inside: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     inside(reconcile, {V4, V6})
+    # The kernel makes a new IPv6 address routable a moment later, in its own time.
+    deadline = time.monotonic() + 5
+    while not inside(is_routable, V6):
+        assert time.monotonic() < deadline
     yield inside
     inside(reconcile, set())
 
