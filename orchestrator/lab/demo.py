@@ -221,8 +221,8 @@ class Play:
             client = self._lab.topology.client.namespace
             load: LoadProcess = await nursery.start(run_load, client, load_plan(self._lab, flows), self._told)
             await self._settle(load)
-            await self._drain(load, first.name)
-            await self._restart(first.name)
+            drained = await self._drain(load, first.name)
+            await self._restart(first.name, flows_are_lost=not drained)
             self._view.event(f"undrain {first.name}")
             await self._edgectl.undrain(first.name)
             await self._settle(load)
@@ -255,7 +255,7 @@ class Play:
         )
         await trio.sleep(SETTLE_S)
 
-    async def _drain(self, load: LoadProcess, node: str) -> None:
+    async def _drain(self, load: LoadProcess, node: str) -> bool:
         self._view.event(f"drain {node}")
         self._observed.note_open_flows(load.last)
         began = trio.current_time()
@@ -267,11 +267,15 @@ class Play:
                 Drained(name=node, seconds=seconds, flows_at_start=drained.flows_at_start or 0)
             )
             self._view.event(f"{node} is drained after {seconds:.1f} s")
-            return
+            return True
         self._view.event(f"{node} is not drained after {bound_s:g} s")
+        return False
 
-    async def _restart(self, node: str) -> None:
+    async def _restart(self, node: str, *, flows_are_lost: bool) -> None:
         self._view.event(f"restart edge-l7 on {node}")
+        if flows_are_lost:
+            # Nothing to wait for: it would hold on to flows whose clients were reset by another host.
+            await trio.to_thread.run_sync(self._lab.kill_process, node, Role.PROXY)
         await trio.to_thread.run_sync(self._lab.restart_process, node, Role.PROXY)
         await self._edgectl.until_reported(node, AgentRole.PROXY, within_s=RESTART_S)
 

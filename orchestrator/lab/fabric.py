@@ -159,7 +159,19 @@ def _add_bridge(router: IPRoute, network: Network, number: int) -> int:
 def _add_link(router: IPRoute, host: LabHost, bridge: int) -> None:
     peer = {"ifname": HOST_INTERFACE, "net_ns_fd": host.namespace, "mtu": MTU}
     router.link("add", ifname=host.name, kind="veth", mtu=MTU, peer=peer)
-    router.link("set", index=_index(router, host.name), master=bridge, state="up")
+    router.link("set", index=_index(router, host.name), state="up")
+    _join_bridge(router, host, bridge)
+
+
+def _join_bridge(router: IPRoute, host: LabHost, bridge: int) -> None:
+    """Frames for a MAC address that the bridge does not know go nowhere: broadcast and multicast find a host.
+
+    Flooded, the frames of a host that was cut off would reach its neighbours. An XDP program sees those too, whatever
+    their MAC address: an L4 node would forward its dead twin's packets, and nothing would be lost by its death.
+    """
+    index = _index(router, host.name)
+    router.link("set", index=index, master=bridge)
+    router.brport("set", index=index, unicast_flood=0)
 
 
 def _configure_host(host: LabHost) -> None:
@@ -193,8 +205,10 @@ def _attach_pass_program(namespace: str, interfaces: Sequence[str], workspace: P
 
 def _set_bridge(router: Router, host: LabHost, *, connected: bool) -> None:
     with IPRoute(netns=router.namespace) as ipr:
-        bridge = _index(ipr, host.network.bridge) if connected else 0
-        ipr.link("set", index=_index(ipr, host.name), master=bridge)
+        if connected:
+            _join_bridge(ipr, host, _index(ipr, host.network.bridge))
+        else:
+            ipr.link("set", index=_index(ipr, host.name), master=0)
 
 
 def _index(ipr: IPRoute, interface: str) -> int:

@@ -139,6 +139,27 @@ def test_a_node_that_is_cut_off_leaves_the_routes_within_a_second_and_comes_back
     assert fabric.disconnected(topology) == frozenset()
 
 
+def test_frames_for_a_host_that_is_cut_off_reach_nobody_else(topology: Topology) -> None:
+    """Flooded to its neighbour, an XDP program there would take them: the dead node would be missed by nobody."""
+    dead, alive = topology.l4_nodes[:2]
+    mac = mac_of(topology, dead)
+    fabric.cut(topology.router, dead)
+    try:
+        ports = fabric.run_in(topology.router.namespace, ["bridge", "-d", "-o", "link", "show", "dev", alive.name])
+        assert " flood off" in ports
+        assert mac not in fabric.run_in(topology.router.namespace, ["bridge", "fdb", "show", "br", L4_NODES.bridge])
+    finally:
+        fabric.heal(topology.router, dead)
+    healed = fabric.run_in(topology.router.namespace, ["bridge", "-d", "-o", "link", "show", "dev", dead.name])
+    assert " flood off" in healed
+    wait_for_next_hops(topology, 2)
+
+
+def mac_of(topology: Topology, host: LabHost) -> str:
+    link = fabric.run_in(host.namespace, ["ip", "-o", "link", "show", "eth0"])
+    return link.split("ether ")[1].split()[0]
+
+
 def test_cutting_a_host_off_does_not_change_the_gateway_of_the_others(topology: Topology) -> None:
     """A bridge that took its MAC address from its ports would."""
     before = bridge_mac(topology)
