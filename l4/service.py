@@ -70,7 +70,7 @@ class _Joining:
 
 def _run_options(command: Decorated) -> Decorated:
     """What both agents take."""
-    directory = click.Path(path_type=Path, file_okay=False)
+    directory = click.Path(path_type=Path, file_okay=False, resolve_path=True)
     options = [
         click.option("--state", type=directory, required=True, help="Identity and last good snapshot are kept here."),
         _interface_option,
@@ -84,7 +84,11 @@ def _run_options(command: Decorated) -> Decorated:
         ),
         click.option("--metrics", type=_Endpoint(), help="Serve Prometheus metrics here. Off by default."),
         click.option("--orchestrator", metavar="https://ADDRESS:PORT", help="Join there, at the first start."),
-        click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), help="Holds the join token."),
+        click.option(
+            "--token-file",
+            type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+            help="Holds the join token.",
+        ),
         click.option("--node", metavar="NAME", help="The name that the configuration gives this host."),
     ]
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
@@ -95,7 +99,7 @@ _interface_option = click.option(
 )
 _bpffs_option = click.option(
     "--bpffs",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
     default=Path("/sys/fs/bpf"),
     show_default=True,
     help="A mounted BPF file system, in which the maps outlive the agent.",
@@ -128,7 +132,7 @@ def redirector() -> None:
 @_run_options
 @click.option(
     "--bird-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
     default=Path("/run/edgefleet/bird"),
     show_default=True,
     help="BIRD's configuration, control socket and log. A BIRD that answers there is used, else one is started.",

@@ -95,17 +95,25 @@ class DataDirectory:
 
     def renew_server_certificate_when_due(self, now: datetime) -> bool:
         """A new one with the same names, if less than a third of its life is left. Raises DataUnusable."""
+        present, addresses, names = self._server_certificate()
+        if not is_due(present, now):
+            return False
+        self.write_server_certificate(self.authority(), addresses, names, now)
+        return True
+
+    def _server_certificate(self) -> tuple[x509.Certificate, list[IPv4Address | IPv6Address], list[str]]:
+        """The certificate, and the addresses and DNS names that it is for. Raises DataUnusable."""
         try:
             present = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
             names = present.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (OSError, ValueError, x509.ExtensionNotFound) as error:
             raise DataUnusable(f"{self.certificate_file}: {error}: run edge-orchestrator init") from error
-        if not is_due(present, now):
-            return False
-        addresses, hosts = names.get_values_for_type(x509.IPAddress), names.get_values_for_type(x509.DNSName)
-        usable = [address for address in addresses if isinstance(address, IPv4Address | IPv6Address)]
-        self.write_server_certificate(self.authority(), usable, hosts, now)
-        return True
+        addresses = [
+            address
+            for address in names.get_values_for_type(x509.IPAddress)
+            if isinstance(address, IPv4Address | IPv6Address)
+        ]
+        return present, addresses, names.get_values_for_type(x509.DNSName)
 
     def write_server_certificate(
         self,
@@ -119,6 +127,26 @@ class DataDirectory:
         write_private(self.key_file, key_to_pem(key))
         certificate = authority.certify_server(key.public_key(), addresses, names, now)
         write_private(self.certificate_file, certificate.encode())
+
+    def write_operator(self, directory: Path, name: str, port: int, now: datetime) -> None:
+        """Credentials and context for `edgectl`: a new key, certified for the operator `name`.
+
+        An operator's directory that exists already gets the new ones in place of its old. Raises DataUnusable.
+        """
+        authority = self.authority()
+        _, addresses, names = self._server_certificate()
+        hosts = [f"[{address}]" if address.version == 6 else str(address) for address in addresses]
+        context = OperatorContext(endpoints=tuple(f"https://{host}:{port}" for host in (*hosts, *names)))
+        key = new_key()
+        try:
+            make_private_directory(directory)
+            write_private(directory / "ca.pem", authority.pem.encode())
+            write_private(directory / "operator.key", key_to_pem(key))
+            certificate = authority.certify_operator(key.public_key(), name, now)
+            write_private(directory / "operator.pem", certificate.encode())
+            write_private(directory / "context.json", (context.model_dump_json(indent=2) + "\n").encode())
+        except OSError as error:
+            raise DataUnusable(f"{error.filename or directory}: {error.strerror or error}") from error
 
 
 async def initialise(
@@ -134,20 +162,12 @@ async def initialise(
         raise DataUnusable(f"{data.path} holds a fleet already: take another directory, or remove this one")
     try:
         make_private_directory(data.path)
-        make_private_directory(operator)
         authority = create_authority(now)
         save_authority(authority, data.ca_file, data.ca_key_file)
         data.write_server_certificate(authority, addresses, names, now)
-        key = new_key()
-        write_private(operator / "ca.pem", authority.pem.encode())
-        write_private(operator / "operator.key", key_to_pem(key))
-        certificate = authority.certify_operator(key.public_key(), FIRST_OPERATOR, now)
-        write_private(operator / "operator.pem", certificate.encode())
-        hosts = [f"[{address}]" if address.version == 6 else str(address) for address in addresses]
-        context = OperatorContext(endpoints=tuple(f"https://{host}:{port}" for host in (*hosts, *names)))
-        write_private(operator / "context.json", (context.model_dump_json(indent=2) + "\n").encode())
     except OSError as error:
         raise DataUnusable(f"{error.filename or data.path}: {error.strerror or error}") from error
+    data.write_operator(operator, FIRST_OPERATOR, port, now)
     store = SqliteStore.open(data.store_file)
     try:
         await create_fleet(store, secrets.token_hex(HASH_KEY_BYTES))

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import click
 import trio
+from pydantic import TypeAdapter
 
 from orchestrator.api.server import open_socket, serve_api
+from orchestrator.contract.base import Name
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.operator import DEFAULT_TOKEN_TTL_S, MAX_TOKEN_TTL_S
 from orchestrator.data_directory import DataDirectory, DataUnusable, initialise
@@ -65,6 +67,29 @@ def init(data: Path, operator: Path, addresses: tuple[str, ...], names: tuple[st
     except (DataUnusable, StoreUnusable) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"fleet made in {data}; edgectl finds its credentials in {operator}")
+
+
+@main.command("operator")
+@DATA
+@click.option(
+    "--operator",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Where the credentials go; old ones there are replaced.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True)
+@click.argument("name")
+def certify_operator(data: Path, operator: Path, port: int, name: str) -> None:
+    """Make credentials for the operator NAME: one more, or anew before they end after a year."""
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValueError as error:
+        raise click.BadParameter("lower case letters, digits and hyphens, at most 63", param_hint="NAME") from error
+    try:
+        DataDirectory(data).write_operator(operator, name, port, utc_now())
+    except DataUnusable as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"credentials of {name} are in {operator}: edgectl --context {operator} status")
 
 
 @main.command()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +35,21 @@ def test_init_makes_private_files_and_the_operators_context(data: Path) -> None:
     again = run("init", "--data", str(data), "--operator", str(operator), "--address", "127.0.0.1")
     assert again.returncode == 1
     assert "holds a fleet already" in again.stderr
+
+
+def test_operator_makes_credentials_of_the_same_authority_anew(data: Path) -> None:
+    first = (data.parent / "operator" / "operator.pem").read_text()
+    for directory in (data.parent / "operator", data.parent / "second"):
+        made = run("operator", "--data", str(data), "--operator", str(directory), "alice")
+        assert made.returncode == 0, made.stderr
+        assert stat.S_IMODE((directory / "operator.key").stat().st_mode) == 0o600
+        certificate = x509.load_pem_x509_certificate((directory / "operator.pem").read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["edgefleet://operator/alice"]
+        authority = x509.load_pem_x509_certificate((data / "ca.pem").read_bytes())
+        certificate.verify_directly_issued_by(authority)
+    assert (data.parent / "operator" / "operator.pem").read_text() != first
+    assert run("operator", "--data", str(data), "--operator", str(data.parent / "third"), "Al ice").returncode == 2
 
 
 def test_token_prints_one_line(data: Path) -> None:
