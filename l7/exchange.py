@@ -41,13 +41,14 @@ nothing, and knows neither sockets nor clocks nor HTTP/1.1.
 """
 
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 
 from l7 import limits
 from l7.answer import error_answer
 from l7.protocol.message import RequestHead, ResponseHead
 from l7.routing.path import PathRefused, normalise
 from l7.shell import Flow, Services
+from l7.sides import ClientSide, UpstreamSide
 from l7.telemetry.access_log import AccessRecord
 from l7.telemetry.flags import Flag
 
@@ -55,65 +56,6 @@ from l7.telemetry.flags import Flag
 IDEMPOTENT: Final = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"PROPPATCH", b"REPORT", b"SEARCH")
 )
-
-
-class ClientSide(Protocol):
-    """A codec towards the client, as an exchange uses it (HTTP/1.1: `ServerConnection`)."""
-
-    def send_continue(self) -> None:
-        """Say `100 Continue`."""
-
-    def send_interim(self, head: ResponseHead) -> None:
-        """Pass a 1xx head on, or drop it if the client's protocol has none."""
-
-    def send_head(self, head: ResponseHead, *, last: bool) -> None:
-        """Send the final head. `last`: the connection cannot go on after this response."""
-
-    def send_body(self, data: bytes) -> None:
-        """Send bytes of the body, framed."""
-
-    def pause_request(self) -> None:
-        """Read no more of the request's body. Idempotent."""
-
-    def resume_request(self) -> None:
-        """Undo `pause_request`. Idempotent."""
-
-    def set_deadline(self, seconds: float | None) -> None:
-        """Call the exchange's `deadline_passed` in so many seconds; replaces the deadline before."""
-
-    def exchange_over(self, *, whole: bool) -> None:
-        """The response's body is complete, and with it the exchange is over. `whole`: the request is complete, too; if
-        not, the connection ends here. See also `abort_exchange`."""
-
-    def abort_exchange(self) -> None:
-        """The exchange is over, and its response is not: cut it visibly."""
-
-
-class UpstreamSide(Protocol):
-    """A codec towards a server, as an exchange uses it (HTTP/1.1: `UpstreamConnection`)."""
-
-    @property
-    def server(self) -> str:
-        """Name of the server."""
-
-    def send_request(self, exchange: "Exchange", head: RequestHead, extra: bytes) -> None:
-        """Begin a request; from now on the exchange is told what the server does. `extra`: header
-        lines of ours, without the last line's end."""
-
-    def send_body(self, data: bytes) -> None:
-        """Send bytes of the body, framed."""
-
-    def send_end(self) -> None:
-        """The body is whole."""
-
-    def pause_reading(self) -> None:
-        """Read no more of the response. Idempotent."""
-
-    def resume_reading(self) -> None:
-        """Undo `pause_reading`. Idempotent."""
-
-    def detach(self) -> None:
-        """The exchange is done with it; it is told no more."""
 
 
 class Phase(Enum):

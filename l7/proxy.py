@@ -18,7 +18,6 @@ import trio
 
 from l7 import limits
 from l7.connection import ClientSocket
-from l7.exchange import Exchange, UpstreamSide
 from l7.flow_origin import FlowOrigin, IngressLookup
 from l7.goodbye import Farewell, place_of
 from l7.listener import Acceptor
@@ -27,6 +26,7 @@ from l7.reactor import Reactor
 from l7.request_ids import RequestIds
 from l7.routing.matcher import Matcher
 from l7.shell import Flow
+from l7.sides import UpstreamSide, UpstreamUser
 from l7.telemetry.access_log import AccessRecord
 from l7.telemetry.log_writer import AccessLogWriter
 from l7.telemetry.metrics import Counters, RequestMetrics
@@ -341,11 +341,11 @@ class Proxy:
         """Monotonic seconds, as of this step."""
         return self.reactor.now
 
-    def open_upstream(self, exchange: Exchange, backend: str, fresh: bool) -> None:
+    def open_upstream(self, exchange: UpstreamUser, backend: str, fresh: bool) -> None:
         """Get a connection to a server of the backend."""
         self.upstreams.open(exchange, backend, fresh)
 
-    def abandon_upstream(self, exchange: Exchange) -> None:
+    def abandon_upstream(self, exchange: UpstreamUser) -> None:
         """It is no longer wanted."""
         self.upstreams.abandon(exchange)
 

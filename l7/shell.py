@@ -10,14 +10,12 @@ Rules between the two halves:
 4. After `close` or `abort` of a transport, its connection is told nothing more.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from l7.routing.hosts import HostCover
+from l7.routing.matcher import Matcher
+from l7.sides import UpstreamSide, UpstreamUser
 from l7.telemetry.access_log import AccessRecord
-
-if TYPE_CHECKING:
-    from l7.exchange import Exchange, UpstreamSide
-    from l7.routing.matcher import Matcher
 
 
 class Transport(Protocol):
@@ -49,7 +47,7 @@ class Services(Protocol):
     """What a worker offers to all its exchanges."""
 
     @property
-    def routes(self) -> "Matcher":
+    def routes(self) -> Matcher:
         """The routes in force; swapped whole by the next snapshot."""
 
     def now(self) -> float:
@@ -61,14 +59,14 @@ class Services(Protocol):
     def new_request_id(self) -> str:
         """An unpredictable id, ASCII letters, digits and dashes (a UUID)."""
 
-    def open_upstream(self, exchange: "Exchange", backend: str, fresh: bool) -> None:
+    def open_upstream(self, exchange: UpstreamUser, backend: str, fresh: bool) -> None:
         """Choose a server of the backend and get a connection to it: an idle one, or a new one if `fresh` or if none
         is idle. Answer with `exchange.upstream_connected` or `exchange.upstream_failed`, now or later."""
 
-    def abandon_upstream(self, exchange: "Exchange") -> None:
+    def abandon_upstream(self, exchange: UpstreamUser) -> None:
         """The exchange no longer wants the connection that it asked for; do not answer."""
 
-    def release_upstream(self, connection: "UpstreamSide", reusable: bool) -> None:
+    def release_upstream(self, connection: UpstreamSide, reusable: bool) -> None:
         """An exchange is done with a connection: keep it for the next one, or close it at once."""
 
     def count(self, name: str) -> None:

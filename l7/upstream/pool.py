@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable, Iterable
 
 from l7 import limits
-from l7.exchange import Exchange, UpstreamSide
 from l7.reactor import Reactor
+from l7.sides import UpstreamSide, UpstreamUser
 from l7.telemetry.flags import Flag
 from l7.telemetry.metrics import Counters
 from l7.transport import reason_of
@@ -99,7 +99,7 @@ class _Attempt:
 
     __slots__ = ("connection", "count", "exchange", "pool", "tried")
 
-    def __init__(self, exchange: Exchange, pool: BackendPool) -> None:
+    def __init__(self, exchange: UpstreamUser, pool: BackendPool) -> None:
         self.exchange = exchange
         self.pool = pool
         self.count = 0
@@ -115,7 +115,7 @@ class Upstreams:
         self._counters = counters
         self._random = rng.random
         self.backends: dict[str, BackendPool] = {}
-        self._waiting: dict[Exchange, _Attempt] = {}
+        self._waiting: dict[UpstreamUser, _Attempt] = {}
         self._used: dict[UpstreamSide, UpstreamSocket] = {}
 
     def __repr__(self) -> str:
@@ -165,7 +165,7 @@ class Upstreams:
 
     # -- what exchanges ask --------------------------------------------------------------------------------------------
 
-    def open(self, exchange: Exchange, backend: str, fresh: bool) -> None:
+    def open(self, exchange: UpstreamUser, backend: str, fresh: bool) -> None:
         """Choose a server and answer with a connection, now or later, or with a failure."""
         pool = self.backends.get(backend)
         server = pool.balancer.choose() if pool is not None else None
@@ -187,7 +187,7 @@ class Upstreams:
         pool.pending += 1
         self._try(attempt, server)
 
-    def abandon(self, exchange: Exchange) -> None:
+    def abandon(self, exchange: UpstreamUser) -> None:
         """The exchange is gone; its connection, when it comes, is kept for another."""
         attempt = self._waiting.pop(exchange, None)
         if attempt is not None:

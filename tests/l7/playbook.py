@@ -1,10 +1,10 @@
 """A shell without sockets: writes down what the sans-I/O half asks for, and lets a test say what happens."""
 
-from l7.exchange import Exchange, UpstreamSide
 from l7.protocol.http1 import ServerConnection, UpstreamConnection
 from l7.routing.hosts import HostCover
 from l7.routing.matcher import Matcher
 from l7.shell import Flow
+from l7.sides import UpstreamSide, UpstreamUser
 from l7.telemetry.access_log import AccessRecord
 from orchestrator.contract.route import Host, PathMatchKind, Route
 
@@ -84,7 +84,7 @@ class World:
         self.log: list[AccessRecord] = []
         self.counted: list[str] = []
         self.opened: list[tuple[str, bool]] = []
-        self.pending: Exchange | None = None
+        self.pending: UpstreamUser | None = None
         self.released: list[tuple[UpstreamSide, bool]] = []
         self.upstream = Upstream()
         self.idle: UpstreamConnection | None = None
@@ -109,7 +109,7 @@ class World:
     def new_request_id(self) -> str:
         return f"id-{len(self.log) + 1}"
 
-    def open_upstream(self, exchange: Exchange, backend: str, fresh: bool) -> None:
+    def open_upstream(self, exchange: UpstreamUser, backend: str, fresh: bool) -> None:
         self.opened.append((backend, fresh))
         if self.idle is not None and not fresh:
             idle, self.idle = self.idle, None
@@ -117,7 +117,7 @@ class World:
         else:
             self.pending = exchange
 
-    def abandon_upstream(self, exchange: Exchange) -> None:
+    def abandon_upstream(self, exchange: UpstreamUser) -> None:
         assert exchange is self.pending
         self.pending = None
 

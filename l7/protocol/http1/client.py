@@ -14,13 +14,13 @@ from enum import Enum, auto
 from typing import Final
 
 from l7 import limits
-from l7.exchange import Exchange
 from l7.protocol.http1 import syntax
 from l7.protocol.http1.body import ChunkedDecoder
 from l7.protocol.http1.head import ResponseHeadReader
 from l7.protocol.message import UNKNOWN, RequestHead
 from l7.protocol.violation import BadBody, BadResponse
 from l7.shell import Transport
+from l7.sides import UpstreamUser
 
 #: RFC 9110 section 7.6.3 asks it of every gateway; it also ends routing loops' mystery.
 _VIA: Final = b"via: 1.1 edgefleet"
@@ -65,7 +65,7 @@ class UpstreamConnection:
     def __init__(self, transport: Transport, server: str) -> None:
         self.server = server
         """Name of the server, for the log."""
-        self.exchange: Exchange | None = None
+        self.exchange: UpstreamUser | None = None
         """Whom it serves now. None: it is idle, and bytes or an end of input then mean that the shell must close it
         (without telling the connection)."""
         self._transport = transport
@@ -82,7 +82,7 @@ class UpstreamConnection:
 
     # -- Told by the exchange ------------------------------------------------------------------------------------------
 
-    def send_request(self, exchange: Exchange, head: RequestHead, extra: bytes) -> None:
+    def send_request(self, exchange: UpstreamUser, head: RequestHead, extra: bytes) -> None:
         """Begin a request. `extra`: header lines of ours, without the last line's end."""
         self.exchange = exchange
         self._reading = _HEAD
@@ -177,7 +177,7 @@ class UpstreamConnection:
 
     # -- Inside --------------------------------------------------------------------------------------------------------
 
-    def _read(self, exchange: Exchange, data: bytes) -> None:
+    def _read(self, exchange: UpstreamUser, data: bytes) -> None:
         while self._reading is _HEAD:
             rest = self._read_head(exchange, data)
             if rest is None:
@@ -216,7 +216,7 @@ class UpstreamConnection:
         if self.exchange is exchange:
             exchange.response_paused()
 
-    def _read_head(self, exchange: Exchange, data: bytes) -> bytes | None:
+    def _read_head(self, exchange: UpstreamUser, data: bytes) -> bytes | None:
         """Read one head and hand it on; gives the bytes after it, or None if the head is not whole yet."""
         if self._buffer:
             data = self._buffer + data
@@ -252,7 +252,7 @@ class UpstreamConnection:
             self._reading = _UNTIL_CLOSE
         return data[end:]
 
-    def _end(self, exchange: Exchange) -> None:
+    def _end(self, exchange: UpstreamUser) -> None:
         reusable = self._keep_alive and not self._request_open
         self._reading = _IDLE if reusable else _SPENT
         self.exchange = None

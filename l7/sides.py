@@ -1,0 +1,108 @@
+"""Where an exchange touches the protocols on both of its sides, and whoever finds it a server.
+
+```
+ client ── ServerConnection ◀─(ClientSide)── Exchange ──(UpstreamSide)─▶ UpstreamConnection ── server
+                                                    ◀─(UpstreamUser)─
+```
+"""
+
+from typing import Protocol
+
+from l7.protocol.message import RequestHead, ResponseHead
+from l7.telemetry.flags import Flag
+
+
+class ClientSide(Protocol):
+    """A codec towards the client, as an exchange uses it (HTTP/1.1: `ServerConnection`)."""
+
+    def send_continue(self) -> None:
+        """Say `100 Continue`."""
+
+    def send_interim(self, head: ResponseHead) -> None:
+        """Pass a 1xx head on, or drop it if the client's protocol has none."""
+
+    def send_head(self, head: ResponseHead, *, last: bool) -> None:
+        """Send the final head. `last`: the connection cannot go on after this response."""
+
+    def send_body(self, data: bytes) -> None:
+        """Send bytes of the body, framed."""
+
+    def pause_request(self) -> None:
+        """Read no more of the request's body. Idempotent."""
+
+    def resume_request(self) -> None:
+        """Undo `pause_request`. Idempotent."""
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Call the exchange's `deadline_passed` in so many seconds; replaces the deadline before."""
+
+    def exchange_over(self, *, whole: bool) -> None:
+        """The response's body is complete, and with it the exchange is over. `whole`: the request is complete, too; if
+        not, the connection ends here. See also `abort_exchange`."""
+
+    def abort_exchange(self) -> None:
+        """The exchange is over, and its response is not: cut it visibly."""
+
+
+class UpstreamSide(Protocol):
+    """A codec towards a server, as an exchange uses it (HTTP/1.1: `UpstreamConnection`)."""
+
+    @property
+    def server(self) -> str:
+        """Name of the server."""
+
+    def send_request(self, exchange: "UpstreamUser", head: RequestHead, extra: bytes) -> None:
+        """Begin a request; from now on it is told what the server does. `extra`: header
+        lines of ours, without the last line's end."""
+
+    def send_body(self, data: bytes) -> None:
+        """Send bytes of the body, framed."""
+
+    def send_end(self) -> None:
+        """The body is whole."""
+
+    def pause_reading(self) -> None:
+        """Read no more of the response. Idempotent."""
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`. Idempotent."""
+
+    def detach(self) -> None:
+        """The exchange is done with it; it is told no more."""
+
+
+class UpstreamUser(Protocol):
+    """An exchange, as those see it who find it a server and read the server's response. `Exchange` says more."""
+
+    def upstream_connected(self, connection: UpstreamSide, *, reused: bool) -> None:
+        """The connection that was asked for. `reused`: it has carried a request before."""
+
+    def upstream_failed(self, flag: Flag, detail: str, server: str | None = None) -> None:
+        """There is none. `detail`: a name, not a sentence; `server`: the one that was tried."""
+
+    def upstream_blocked(self) -> None:
+        """The server takes no more bytes for now."""
+
+    def upstream_drained(self) -> None:
+        """The server takes bytes again."""
+
+    def upstream_lost(self, detail: str, *, untouched: bool, nothing_sent: bool) -> None:
+        """The connection ended before its response did."""
+
+    def upstream_broke(self, reason: str) -> None:
+        """The response broke a rule of its protocol."""
+
+    def interim_head(self, head: ResponseHead) -> None:
+        """A 1xx head."""
+
+    def response_head(self, head: ResponseHead) -> None:
+        """The final head."""
+
+    def response_body(self, data: bytes) -> None:
+        """Bytes of the response's body."""
+
+    def response_end(self, *, reusable: bool) -> None:
+        """The response is whole. `reusable`: the connection could carry another request now."""
+
+    def response_paused(self) -> None:
+        """A batch of response bytes has been passed on, and more is to come."""
