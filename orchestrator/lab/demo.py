@@ -153,22 +153,26 @@ async def run_demo(options: DemoOptions, view: DemoView) -> DemoResult:
     """
     began = trio.current_time()
     result: DemoResult | None = None
+    interrupted = trio.Event()
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, nursery.cancel_scope, view)
+            nursery.start_soon(_stop_on_signal, nursery.cancel_scope, interrupted, view)
             result = await _up_play_down(options, view)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _what_matters(group) from None
+        if not interrupted.is_set():
+            raise _what_matters(group) from None
     if result is None:
+        # Whatever failed after the signal failed because of it: children of the terminal's group get it too.
         raise KeyboardInterrupt
     return result.model_copy(update={"seconds": round(trio.current_time() - began, 1)})
 
 
-async def _stop_on_signal(everything: trio.CancelScope, view: DemoView) -> None:
+async def _stop_on_signal(everything: trio.CancelScope, interrupted: trio.Event, view: DemoView) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
         async for number in received:
             view.event(f"{signal.Signals(number).name}: stopping, and taking the lab down")
+            interrupted.set()
             everything.cancel()
 
 
