@@ -60,7 +60,7 @@ def drain(invocation: Invocation, node: str, deadline: float | None, force: bool
             ExitCode.FAILED,
             Finding(
                 "drain_overdue",
-                f"{node} is not drained in time: {left}; it waits for {'; '.join(view.blocked_by)}",
+                f"{node} is not drained in time: {left}; {'; '.join(view.blocked_by)}",
                 hint=f"the drain goes on: `edgectl drain {node}` waits on, --cancel undoes it, --force resets flows",
             ),
         )

@@ -182,5 +182,5 @@ def in_words(view: DrainView) -> str:
             start = f"; {view.flows_at_start} flows were open at the start" if view.flows_at_start is not None else ""
             return f"{view.node} is drained{after}{start}"
         case MemberState.DRAINING:
-            waits = f"; waits for {'; '.join(view.blocked_by)}" if view.blocked_by else ""
+            waits = f"; not drained, since {'; '.join(view.blocked_by)}" if view.blocked_by else ""
             return f"{view.node} is draining: {flows(view)} flows open{waits}"

@@ -152,7 +152,7 @@ def backends(views: Sequence[BackendView]) -> RenderableType:
 
 
 def drains(views: Sequence[DrainView]) -> RenderableType:
-    drawn = table("drains", "node", "state", "since", "open flows", "at start", "waits for")
+    drawn = table("drains", "node", "state", "since", "open flows", "at start", "not drained, since")
     for view in views:
         since = duration(time.time() - view.started_at) if view.started_at is not None else ""
         overdue = Text("overdue\n", style=BAD) if view.overdue else Text()

@@ -195,7 +195,7 @@ def test_drain_says_in_lines_what_it_waits_for(active: LiveFleet) -> None:
     eventually(lambda: open_flows(active, "proxy-1") == 3, "the report of 3 flows arrives")
     result = edgectl(active, "drain", "proxy-1", "--deadline", "1.5")
     assert result.exit_code == 1
-    assert "proxy-1 is draining: 3 (http/1.1 3) flows open; waits for" in result.stderr
+    assert "proxy-1 is draining: 3 (http/1.1 3) flows open; not drained, since" in result.stderr
     assert "proxy-1 is not drained in time: 3 flows are open still" in result.stderr
     assert "--cancel" in result.stderr
 
