@@ -238,13 +238,15 @@ async def test_an_upload_that_nobody_acknowledges_is_silent(tmp_path: Path) -> N
         await trio.sleep_forever()
 
     (tmp_path / "uploads").mkdir()
+    told: list[BreakageSeen] = []
     async with server(lambda stream: _handshake_then(stream, stops_reading), tmp_path, receive_buffer=2304) as port:
         plan = plan_for(tmp_path, port, upload_bytes_per_second=50_000, flow_seconds=(5.0, 5.0))
         client = LoadClient(
-            plan, client_context(str(plan.ca_file)), random=Random(1), unix_time=lambda: 0.0, tell=lambda _seen: None
+            plan, client_context(str(plan.ca_file)), random=Random(1), unix_time=lambda: 0.0, tell=told.append
         )
         await run_flow(client, FlowKind.UPLOAD, Endpoint("127.0.0.1", port, "127.0.0.1"))
-    assert dict(client.flows[FlowKind.UPLOAD].breakages) == {Breakage.SILENT: 1}
+    assert [seen.how for seen in told] == [Breakage.SILENT]
+    assert "bytes unacknowledged" in told[0].detail
 
 
 async def _handshake_then(stream: TlsStream, behaviour: Behaviour) -> None:
