@@ -240,7 +240,7 @@ async def test_an_upload_that_nobody_acknowledges_is_silent(tmp_path: Path) -> N
     (tmp_path / "uploads").mkdir()
     told: list[BreakageSeen] = []
     async with server(lambda stream: _handshake_then(stream, stops_reading), tmp_path, receive_buffer=2304) as port:
-        plan = plan_for(tmp_path, port, upload_bytes_per_second=50_000, flow_seconds=(5.0, 5.0))
+        plan = plan_for(tmp_path, port, upload_bytes_per_second=10_000, flow_seconds=(5.0, 5.0))
         client = LoadClient(
             plan, client_context(str(plan.ca_file)), random=Random(1), unix_time=lambda: 0.0, tell=told.append
         )
