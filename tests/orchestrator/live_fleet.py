@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import trio
 
+from orchestrator.contract import client
 from orchestrator.contract.client import run_agent
 from orchestrator.contract.connection import Connection, verified_context
 from orchestrator.contract.join import join
@@ -34,6 +36,9 @@ NODES = {
     "proxy-2": NodeKind.PROXY,
     "proxy-3": NodeKind.PROXY,
 }
+#: Seconds between two reports, so that tests wait for little.
+REPORT_INTERVAL_S = 0.1
+
 PROGRAM = Path(sys.executable).parent / "edge-orchestrator"
 
 
@@ -161,7 +166,13 @@ def _await_port(port: int, process: "subprocess.Popen[bytes]", log: Path) -> Non
 
 @contextmanager
 def agents(fleet: LiveFleet) -> Iterator[None]:
-    """Every agent of the fleet joins by a token and reports, in a thread of its own."""
+    """Every agent of the fleet joins by a token and reports, in a thread of its own; more often than in service."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "REPORT_INTERVAL_S", REPORT_INTERVAL_S)
+        yield from _agents(fleet)
+
+
+def _agents(fleet: LiveFleet) -> Iterator[None]:
     up = threading.Event()
     token: list[trio.lowlevel.TrioToken] = []
     scope = trio.CancelScope()

@@ -29,7 +29,7 @@ from tests.orchestrator.lab_server import (
 )
 
 #: Short enough for a test, long enough for loopback on a busy machine.
-SILENCE_S = 0.5
+SILENCE_S = 0.25
 
 
 def plan_for(directory: Path, port: int, **changes: object) -> LoadPlan:
