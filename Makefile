@@ -58,7 +58,7 @@ format: setup ## rewrite the sources as the lint wants them
 	clang-format -i $(C_SOURCES)
 
 test-fast: setup ## unit tests: no root, under a minute
-	$(BIN)/pytest -m "not kernel and not lab"
+	$(BIN)/pytest -m "not kernel and not lab" --numprocesses 2 --dist loadfile
 
 test: setup ## everything: unit, kernel programs, lab (root, minutes)
 	$(BIN)/pytest

@@ -1,5 +1,6 @@
 """Supervisor and worker processes: snapshots for all or none, deaths, stops, and the sockets that outlive both."""
 
+import itertools
 import os
 import signal
 import socket
@@ -25,12 +26,16 @@ from tests.l7.live_proxy import (
     self_signed,
 )
 
+_addresses = itertools.count(1)
+
 
 def free_address() -> tuple[str, int]:
-    """A port that nobody listens on."""
+    """A port that nobody listens on, on a loopback address that no outgoing connection takes ports of."""
+    number = next(_addresses)
     with socket.socket() as sock:
-        sock.bind((LOOPBACK, 0))
-        return LOOPBACK, sock.getsockname()[1]
+        sock.bind((f"127.{os.getpid() % 254 + 1}.{number >> 8}.{number & 255}", 0))
+        host, port = sock.getsockname()
+        return host, port
 
 
 @asynccontextmanager
@@ -59,6 +64,15 @@ async def until_refused(address: tuple[str, int]) -> None:
         except OSError:
             return
         await trio.sleep(0.01)
+
+
+async def until_free(address: tuple[str, int]) -> None:
+    """Wait until no process holds a socket there: workers let go of a refused snapshot's sockets when told."""
+    while True:
+        try:
+            return listen(*address).close()
+        except OSError:
+            await trio.sleep(0.01)
 
 
 async def status_where(supervisor: Supervisor, name: str, value: object) -> ProxyStatus:
@@ -94,7 +108,7 @@ async def test_a_snapshot_that_a_worker_cannot_run_is_refused_and_the_old_one_ru
         with pytest.raises(SnapshotRefused, match=r"www\.example\.com.*KEY_VALUES_MISMATCH"):
             await supervisor.apply(make_snapshot([backend], other, broken, version=2))
         assert (await fetch(address)).endswith(b"hello")
-        listen(*other).close()  # nobody holds it
+        await until_free(other)
         await supervisor.apply(make_snapshot([backend], address, version=3))
         assert (await fetch(address)).endswith(b"hello")
 
