@@ -15,6 +15,7 @@ import trio
 from l4 import vips as loopback
 from l4.balancer import BalancerAgent
 from l4.bird import Bird
+from l4.capabilities import NotPermitted, effective_capabilities, require_capabilities
 from l4.direct_return import DirectReturnError, stop_advertising_tunnel_mss
 from l4.interface import InterfaceError, look_up_interface
 from l4.metrics import balancer_metrics, exposition, redirector_metrics
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 #: packets on their way to this node take no longer than this.
 WITHDRAWAL_S = 1.0
 
-_FATAL = (JoinFailed, NotJoined, AnotherAgentRuns, OSError)
+_FATAL = (JoinFailed, NotJoined, NotPermitted, AnotherAgentRuns, OSError)
 
 Decorated = Callable[..., Any]
 Task = Callable[[], Awaitable[object]]
@@ -99,7 +100,7 @@ _interface_option = click.option(
 )
 _bpffs_option = click.option(
     "--bpffs",
-    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True, readable=False),
     default=Path("/sys/fs/bpf"),
     show_default=True,
     help="A mounted BPF file system, in which the maps outlive the agent.",
@@ -228,9 +229,18 @@ def detach_redirector(*, interface: str, bpffs: Path) -> None:
 
 def _detach(role: AgentRole, interface: str, detach: Callable[[], Awaitable[None]]) -> None:
     try:
+        require_capabilities(effective_capabilities())
         with sole_agent(role, interface):
             trio.run(detach)
-    except (AnotherAgentRuns, ProgramError, InterfaceError, DirectReturnError, loopback.VipError, OSError) as error:
+    except (
+        NotPermitted,
+        AnotherAgentRuns,
+        ProgramError,
+        InterfaceError,
+        DirectReturnError,
+        loopback.VipError,
+        OSError,
+    ) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -243,6 +253,7 @@ def _run_to_the_end(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
             await joining.join_if_told(state, role)
+            require_capabilities(effective_capabilities())
             for task in tasks:
                 nursery.start_soon(task)
             await run_agent(agent, state=state, ready=lambda: log.info("%s in service on %s", role, interface))
