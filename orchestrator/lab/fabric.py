@@ -61,7 +61,7 @@ ROUTER_SETTINGS: Final = (
 
 
 def build(topology: Topology, workspace: Path) -> None:
-    """Makes the whole network; `workspace` takes the compiled XDP program. Raises LabError, and leaves what it made."""
+    """Makes the whole network; `workspace` takes what it compiles. Raises LabError, and leaves what it made."""
     for host in topology.everyone:
         netns.create(host.namespace)
         settings = ROUTER_SETTINGS if host is topology.router else HOST_SETTINGS
@@ -75,7 +75,26 @@ def build(topology: Topology, workspace: Path) -> None:
         _configure_host(host)
         _switch_offloads_off(host.namespace, HOST_INTERFACE)
         _switch_offloads_off(topology.router.namespace, host.name)
-    _attach_pass_program(topology.router.namespace, [h.name for h in topology.hosts if h.transmits_from_xdp], workspace)
+    attach_pass_program(topology.router.namespace, [h.name for h in topology.hosts if h.transmits_from_xdp], workspace)
+
+
+def attach_pass_program(namespace: str, interfaces: Sequence[str], workspace: Path) -> None:
+    """Gives veth ends a program that passes every frame: only with one do they take what their peer sends from XDP.
+
+    The program is loaded once, through a bpffs that is gone afterwards. (`ip link set ... xdp obj` would load it for
+    each interface, and leave a mount and directories on /sys/fs/bpf.) Raises LabError.
+    """
+    program, pins = workspace / "pass.o", workspace / "pins"
+    with as_file(files("orchestrator.lab") / "pass.c") as source:
+        run(["clang", "-O2", "-Wall", "-target", "bpf", "-c", str(source), "-o", str(program)])
+    pins.mkdir()
+    run(["mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(pins)])
+    try:
+        run(["bpftool", "prog", "load", str(program), str(pins / "pass"), "type", "xdp"])
+        for interface in interfaces:
+            run_in(namespace, ["ip", "link", "set", "dev", interface, "xdpdrv", "pinned", str(pins / "pass")])
+    finally:
+        run(["umount", str(pins)])
 
 
 def remove(namespaces: Iterable[str]) -> int:
@@ -193,14 +212,6 @@ def _add_address(ipr: IPRoute, index: int, address: Interface) -> None:
 
 def _switch_offloads_off(namespace: str, interface: str) -> None:
     run_in(namespace, ["ethtool", "-K", interface, *(word for feature in OFFLOADS for word in (feature, "off"))])
-
-
-def _attach_pass_program(namespace: str, interfaces: Sequence[str], workspace: Path) -> None:
-    program = workspace / "pass.o"
-    with as_file(files("orchestrator.lab") / "pass.c") as source:
-        run(["clang", "-O2", "-Wall", "-target", "bpf", "-c", str(source), "-o", str(program)])
-    for interface in interfaces:
-        run_in(namespace, ["ip", "link", "set", "dev", interface, "xdpdrv", "obj", str(program), "sec", "xdp"])
 
 
 def _set_bridge(router: Router, host: LabHost, *, connected: bool) -> None:

@@ -39,13 +39,9 @@ from orchestrator.contract.pool import (
 from orchestrator.contract.snapshot import BalancerSnapshot, Bgp, BgpNeighbor, RedirectorSnapshot, Snapshot
 from orchestrator.contract.state_directory import Enrolment, StateDirectory
 from orchestrator.contract.vip import Vip, VipMode
+from orchestrator.lab.fabric import attach_pass_program
 
 T = TypeVar("T")
-
-PASS_PROGRAM = """
-__attribute__((section("xdp"), used)) int pass(void *context) { return 2; }
-char _license[] __attribute__((section("license"), used)) = "GPL";
-"""
 
 ROOT: Final = Path(__file__).parent.parent.parent
 PREFIX: Final = f"l4-agent-{os.getpid()}"
@@ -247,9 +243,9 @@ class Edge:
             run("ip", "-n", self.namespace(host), "link", "set", "lo", "up")
         for setting in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
             self.execute(ROUTER, "sysctl", "-qw", setting)
-        pass_object = self._compile_pass()
         for host in NETWORKS:
-            self._wire(host, pass_object)
+            self._wire(host)
+        attach_pass_program(self.namespace(ROUTER), list(NETWORKS), self.directory)
         for host in ("l4", *PROXIES.values()):
             mount_point = self.directory / host / "bpf"
             mount_point.mkdir()
@@ -259,14 +255,8 @@ class Edge:
             self._serve(name)
         self._start_router_bird()
 
-    def _compile_pass(self) -> Path:
-        source = self.directory / "pass.c"
-        source.write_text(PASS_PROGRAM)
-        run("clang", "-O2", "-target", "bpf", "-c", str(source), "-o", str(source.with_suffix(".o")))
-        return source.with_suffix(".o")
-
-    def _wire(self, host: str, pass_object: Path) -> None:
-        """Host and router face each other on a veth pair; frames sent from XDP need a program on the facing end."""
+    def _wire(self, host: str) -> None:
+        """Host and router face each other on a veth pair."""
         here, there = self.namespace(host), self.namespace(ROUTER)
         run("ip", "-n", here, "link", "add", "eth0", "type", "veth", "peer", "name", host, "netns", there)
         for owner, device, last in ((here, "eth0", 11), (there, host, 1)):
@@ -278,7 +268,6 @@ class Edge:
                 )
             run("ip", "netns", "exec", owner, "ethtool", "-K", device, "rx", "off", "tx", "off")
             run("ip", "-n", owner, "link", "set", device, "up")
-        run("ip", "-n", there, "link", "set", host, "xdp", "obj", str(pass_object), "sec", "xdp")
         run("ip", "-n", here, "route", "add", "default", "via", f"{NETWORKS[host][0]}.1")
         run("ip", "-n", here, "route", "add", "default", "via", f"{NETWORKS[host][1]}:1")
 

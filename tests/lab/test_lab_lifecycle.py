@@ -48,9 +48,11 @@ trio.run(lab_up, LabSpec.model_validate_json(sys.argv[1]), progress)
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
+    mounts = mount_points()
     yield
     lab_down(NAME)
     assert leftovers() == []
+    assert mount_points() == mounts
 
 
 def leftovers() -> list[str]:
@@ -62,6 +64,12 @@ def leftovers() -> list[str]:
         *([str(root)] if root.exists() else []),
         *(line for line in process_list() if NAME in line),
     ]
+
+
+def mount_points() -> set[str]:
+    """Where something is mounted, but for the directory of namespaces, which is every user's (ip-netns(8))."""
+    points = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    return {point for point in points if not point.startswith("/run/netns")}
 
 
 def process_list() -> list[str]:
