@@ -8,6 +8,9 @@ from orchestrator.cli.failure import CommandFailed, ExitCode, Finding
 from orchestrator.cli.invocation import Invocation, NodeName, fleet_options
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from orchestrator.cli.fleet_api import FleetApi
     from orchestrator.contract.operator import DrainView
 
 
@@ -43,7 +46,7 @@ def drain(invocation: Invocation, node: str, deadline: float | None, force: bool
 
     credentials, terminal = invocation.credentials(), invocation.terminal
     if cancel:
-        _tell(invocation, call_fleet(credentials, lambda api: api.cancel_drain(node)))
+        _back_into_service(invocation, node, lambda api: api.cancel_drain(node), wait=True)
         return
     request = DrainRequest(deadline_s=deadline, force=force)
     if no_wait:
@@ -70,16 +73,44 @@ def drain(invocation: Invocation, node: str, deadline: float | None, force: bool
 @click.command(
     epilog="""\b
 Examples:
-  edgectl undrain proxy-1
+  edgectl undrain proxy-1                   and wait until it takes new flows: a second or two
+  edgectl undrain proxy-1 --no-wait         it takes them as soon as its agents are ready
 """
 )
 @click.argument("node", type=NodeName())
+@click.option("--no-wait", is_flag=True, help="Do not wait until it takes new flows.")
 @fleet_options
-def undrain(invocation: Invocation, node: str) -> None:
-    """Give proxy NODE new flows again, after a drain or in the middle of one."""
-    from orchestrator.cli.fleet_api import call_fleet
+def undrain(invocation: Invocation, node: str, no_wait: bool) -> None:
+    """Give proxy NODE new flows again, after a drain or in the middle of one.
 
-    _tell(invocation, call_fleet(invocation.credentials(), lambda api: api.undrain(node)))
+    It is given none before its agents run and have applied what they need for them.
+    """
+    _back_into_service(invocation, node, lambda api: api.undrain(node), wait=not no_wait)
+
+
+def _back_into_service(
+    invocation: Invocation, node: str, change: "Callable[[FleetApi], Awaitable[DrainView]]", *, wait: bool
+) -> None:
+    """Ask for it, and wait until the node takes new flows. Raises CommandFailed if that takes too long."""
+    from orchestrator.cli.drain_watch import watch_joining
+    from orchestrator.cli.fleet_api import call_fleet
+    from orchestrator.contract.pool import MemberState
+
+    async def ask(api: "FleetApi") -> "DrainView":
+        view = await change(api)
+        return await watch_joining(api, view, invocation.terminal) if wait else view
+
+    view = call_fleet(invocation.credentials(), ask)
+    if wait and view.state is MemberState.JOINING:
+        raise CommandFailed(
+            ExitCode.FAILED,
+            Finding(
+                "joining_late",
+                f"{node} takes no new flows yet: {'; '.join(view.blocked_by)}",
+                hint="it will, by itself, as soon as that is mended; `edgectl status` shows its agents",
+            ),
+        )
+    _tell(invocation, view)
 
 
 def _tell(invocation: Invocation, view: "DrainView") -> None:

@@ -21,7 +21,11 @@ POLL_S: Final = 0.5
 #: How long the orchestrators may be away while a drain is watched. An upgrade of theirs takes less.
 MAX_AWAY_S: Final = 60.0
 
+#: How long a member may take to join while one waits for it. Its agents apply a snapshot within a second or two.
+JOINING_S: Final = 30.0
+
 Sleep = Callable[[float], Awaitable[None]]
+Clock = Callable[[], float]
 
 
 class Watcher(Protocol):
@@ -88,6 +92,19 @@ class DrainWatch:
             else:
                 self._backoff.reset()
                 return view
+
+
+async def watch_joining(
+    api: FleetApi, view: DrainView, terminal: Terminal, *, sleep: Sleep = trio.sleep, clock: Clock = trio.current_time
+) -> DrainView:
+    """The last view of a member that joins: active, or joining still after `JOINING_S`."""
+    until = clock() + JOINING_S
+    with Lines(terminal) as shown:
+        while view.state is MemberState.JOINING and clock() < until:
+            shown.show(view)
+            await sleep(POLL_S)
+            view = await api.drain_view(view.node)
+    return view
 
 
 def watcher(terminal: Terminal) -> Watcher:
@@ -174,6 +191,9 @@ def seconds_taken(view: DrainView) -> float | None:
 def in_words(view: DrainView) -> str:
     """Where a drain stands, in one line."""
     match view.state:
+        case MemberState.JOINING:
+            waits = f" ({'; '.join(view.blocked_by)})" if view.blocked_by else ""
+            return f"{view.node} is joining: it takes new flows as soon as its agents are ready{waits}"
         case MemberState.ACTIVE:
             return f"{view.node} is active: it takes new flows"
         case MemberState.DRAINED:

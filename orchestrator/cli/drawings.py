@@ -26,7 +26,12 @@ SHORT_DIGEST = 16
 
 GOOD, BAD, CARE, QUIET = "green", "bold red", "yellow", "dim"
 
-STATE_STYLES = {MemberState.ACTIVE: GOOD, MemberState.DRAINING: CARE, MemberState.DRAINED: "cyan"}
+STATE_STYLES = {
+    MemberState.JOINING: CARE,
+    MemberState.ACTIVE: GOOD,
+    MemberState.DRAINING: CARE,
+    MemberState.DRAINED: "cyan",
+}
 
 
 def table(title: str, *columns: str) -> Table:

@@ -210,7 +210,7 @@ class DrainView(Contract):
     """The larger of what the proxy and its redirector count; None while neither has reported lately."""
     by_protocol: dict[str, int]
     blocked_by: tuple[str, ...]
-    """What it still waits for, in words; empty unless draining."""
+    """What it still waits for, in words; empty unless draining or joining."""
 
 
 class TableView(Contract):

@@ -25,6 +25,8 @@ MAX_WEIGHT = 100
 class MemberState(StrEnum):
     """Where a member stands in the drain state machine. Only an active member is given new flows."""
 
+    JOINING = "joining"
+    """To be active as soon as its host is ready for the flows that it will be given."""
     ACTIVE = "active"
     DRAINING = "draining"
     DRAINED = "drained"

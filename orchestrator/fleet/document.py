@@ -68,6 +68,10 @@ class FleetPool(Contract):
     slot: Annotated[int, Field(ge=0, le=255)]
     generations: Annotated[tuple[LiveGeneration, ...], Field(min_length=1, max_length=MAX_LIVE_GENERATIONS)]
     """Newest first."""
+    joining: dict[Identifier, int] = Field(default_factory=dict)
+    """Member → revision that its agents, and its fellows' redirectors, must have applied before it is given rows.
+
+    A host that is not ready would swallow the flows of those rows, old ones too: it could not pass them on."""
 
     @property
     def newest(self) -> LiveGeneration:
@@ -77,6 +81,11 @@ class FleetPool(Contract):
     def known_ids(self) -> frozenset[int]:
         """Members of any live generation."""
         return frozenset(member.id for live in self.generations for member in live.generation.members)
+
+    @property
+    def member_ids(self) -> frozenset[int]:
+        """Members of any live generation, and those that join."""
+        return self.known_ids.union(self.joining)
 
     def newest_members(self) -> tuple[GenerationMember, ...]:
         return self.newest.generation.members

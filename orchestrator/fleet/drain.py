@@ -7,7 +7,8 @@
 
 1. Starting is refused if it took a pool below its guard (`min_active`). Nothing overrides that, `force` neither.
 2. Draining puts the member out of a new generation; its old flows still reach it, by second chance. Its proxy is sent
-   a goodbye. Cancel and undrain put it into one more generation.
+   a goodbye. Cancel and undrain put it into one more generation, as soon as its agents have withdrawn the goodbye:
+   until then it joins (`FleetPool.joining`).
 3. It is drained when all balancers have applied a generation without it, its proxy counts no open flow, and its
    redirector's census, taken with that generation known, counts none (`progress`).
 4. A deadline only makes the drain overdue: what is left is reported. With `force`, what is open then is reset.
@@ -125,12 +126,13 @@ def _guard(fleet: FleetState, configuration: Configuration, name: str) -> None:
     for pool in configuration.pools:
         if all(member.node != name for member in pool.members):
             continue
-        active = len(active_members(fleet, pool))
-        if active - 1 < pool.min_active:
+        active = active_members(fleet, pool)
+        left = [member for member in active if member.name != name]
+        if len(left) < len(active) and len(left) < pool.min_active:
             others = ", ".join(f"{member.name} {member.state}" for member in fleet.members if member.drain is not None)
             raise FleetRefused(
                 CAPACITY_GUARD,
-                f"pool {pool.name} has {active} active members; without {name} it would have {active - 1}, "
+                f"pool {pool.name} has {len(active)} active members; without {name} it would have {len(left)}, "
                 f"and its guard (min_active) is {pool.min_active}",
                 f"undrain a member first ({others})" if others else "add members, or lower min_active",
                 f"pools.{pool.name}.min_active",

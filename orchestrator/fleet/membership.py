@@ -3,7 +3,7 @@
 Every function takes a fleet and returns the next one, to be saved as revision `fleet.revision + 1`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from orchestrator.config.configuration import Configuration, ConfiguredNode, ConfiguredPool
 from orchestrator.contract.node import NodeKind
@@ -58,16 +58,30 @@ def configure(
 
 
 def active_members(fleet: FleetState, pool: ConfiguredPool) -> tuple[FleetMember, ...]:
-    """Configured members that may take new flows, sorted by id."""
-    names = {member.node for member in pool.members}
-    return tuple(member for member in fleet.members if member.name in names and member.state is MemberState.ACTIVE)
+    """Configured members that take new flows, sorted by id."""
+    present = fleet.pool(pool.name)
+    joining = present.joining if present is not None else {}
+    return tuple(member for member in _meant_to_serve(fleet, pool) if member.id not in joining)
+
+
+def shown_state(fleet: FleetState, member: FleetMember, pool: FleetPool | None = None) -> MemberState:
+    """The member's state for people: active only where it is given rows, in this pool or in all of its pools."""
+    pools = fleet.pools if pool is None else (pool,)
+    joins = member.state is MemberState.ACTIVE and any(member.id in each.joining for each in pools)
+    return MemberState.JOINING if joins else member.state
 
 
 def regenerate(
-    fleet: FleetState, configuration: Configuration, waits_for: Mapping[str, str] | None = None
+    fleet: FleetState,
+    configuration: Configuration,
+    waits_for: Mapping[str, str] | None = None,
+    *,
+    ready: Collection[tuple[str, int]] = (),
 ) -> FleetState:
     """A new generation for each pool whose active members or weights are others than in its newest one.
 
+    Who is not in the newest generation joins first: it comes into one when `ready` names it (pool, member id). The
+    first generation of a pool takes everybody at once: there is no flow yet that could be lost.
     `waits_for`: pool → whose flows its generations wait for, in words, for the refusal when 64 are live. Forgets pools
     that the configuration does not name, and members that nothing knows any more. Raises FleetRefused.
     """
@@ -76,18 +90,28 @@ def regenerate(
     kept = {pool.name: pool for pool in fleet.pools if configuration.pool(pool.name) is not None}
     slots = {pool.slot for pool in kept.values()}
     for configured in configuration.pools:
-        members = _wanted(fleet, configured)
+        wanted = _wanted(fleet, configured)
         pool = kept.get(configured.name)
         if pool is None:
             slot = _free_slot(slots)
             slots.add(slot)
             # Above every number that a pool of this name had before: numbers never exceed the revision of their time.
-            first = LiveGeneration(generation=Generation(number=revision, members=members), revision=revision)
+            first = LiveGeneration(generation=Generation(number=revision, members=wanted), revision=revision)
             pools.append(FleetPool(name=configured.name, slot=slot, generations=(first,)))
-        elif pool.newest_members() == members:
-            pools.append(pool)
-        else:
-            pools.append(_with_generation(pool, members, revision, waits_for or {}))
+            continue
+        present = {member.id for member in pool.newest_members()}
+        newcomers = {member.id for member in wanted} - present
+        joining = {
+            number: pool.joining.get(number, revision)
+            for number in sorted(newcomers)
+            if (pool.name, number) not in ready
+        }
+        members = tuple(member for member in wanted if member.id not in joining)
+        if joining != pool.joining:
+            pool = pool.model_copy(update={"joining": joining})
+        if pool.newest_members() != members:
+            pool = _with_generation(pool, members, revision, waits_for or {})
+        pools.append(pool)
     named = {node.name for node in configuration.nodes}
     known = frozenset[int]().union(*(pool.known_ids for pool in pools))
     members_left = tuple(member for member in fleet.members if member.name in named or member.id in known)
@@ -96,7 +120,12 @@ def regenerate(
 
 def _wanted(fleet: FleetState, pool: ConfiguredPool) -> tuple[GenerationMember, ...]:
     weights = {member.node: member.weight for member in pool.members}
-    return tuple(GenerationMember(id=member.id, weight=weights[member.name]) for member in active_members(fleet, pool))
+    return tuple(GenerationMember(id=member.id, weight=weights[member.name]) for member in _meant_to_serve(fleet, pool))
+
+
+def _meant_to_serve(fleet: FleetState, pool: ConfiguredPool) -> tuple[FleetMember, ...]:
+    names = {member.node for member in pool.members}
+    return tuple(member for member in fleet.members if member.name in names and member.state is MemberState.ACTIVE)
 
 
 def _with_generation(

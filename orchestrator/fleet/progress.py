@@ -1,4 +1,4 @@
-"""What a drain, and the retirement of a generation, still wait for. Pure functions of fleet, configuration and reports.
+"""What drains, joining members and retirements still wait for. Pure functions of fleet, configuration and reports.
 
 Retirement errs on the side of keeping: a generation too many costs a little memory, one too few costs flows. So it
 waits for every balancer, and for every redirector that could hold flows, and counts what was needed when last heard.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from orchestrator.config.configuration import Configuration
 from orchestrator.contract.node import AgentRole, NodeKind
-from orchestrator.contract.pool import MemberState
+from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, MemberState
 from orchestrator.fleet.document import FleetMember, FleetPool, FleetState, LiveGeneration
 from orchestrator.fleet.reports import ReportBoard
 
@@ -24,6 +24,17 @@ def drain_obstacles(
 ) -> tuple[str, ...]:
     """Why a draining member is not drained yet, in words; empty when it is."""
     return tuple(dict.fromkeys(_drain_obstacles(fleet, configuration, board, member)))
+
+
+def joining_obstacles(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, member: FleetMember
+) -> dict[str, tuple[str, ...]]:
+    """Pool that the member joins → why it is not given rows there yet, in words; empty when it can be."""
+    return {
+        pool.name: tuple(_joining_obstacles(fleet, board, pool, member))
+        for pool in fleet.pools
+        if member.id in pool.joining
+    }
 
 
 def needs(
@@ -104,6 +115,21 @@ def _drain_obstacles(
         for protocol, flows in sorted(proxy.open_flows.items()):
             if flows > 0:
                 yield f"{flows} open {protocol} flows in the proxy of {member.name}"
+
+
+def _joining_obstacles(fleet: FleetState, board: ReportBoard, pool: FleetPool, member: FleetMember) -> Iterator[str]:
+    """It must be able to take flows, to pass on those of others, and to be believed when it does."""
+    revision = pool.joining[member.id]
+    yield from _not_applied(board, member.name, AgentRole.REDIRECTOR, revision, f"pool {pool.name}")
+    yield from _not_applied(board, member.name, AgentRole.PROXY, revision, f"pool {pool.name}")
+    redirector = board.redirector(member.name)
+    if redirector is not None and redirector.xdp_mode == "detached":
+        yield f"no redirector is attached to {redirector.interface} of {member.name}"
+    for fellow in fleet.members:
+        if fellow.id in pool.known_ids - {member.id} and not board.is_silent(fellow.name, AgentRole.REDIRECTOR):
+            yield from _not_applied(board, fellow.name, AgentRole.REDIRECTOR, revision, f"pool {pool.name}")
+    if len(pool.generations) >= MAX_LIVE_GENERATIONS:
+        yield f"pool {pool.name} has {MAX_LIVE_GENERATIONS} live generations"
 
 
 def _retirement_obstacles(

@@ -83,6 +83,11 @@ class ReportBoard:
         report = self.fresh(node, AgentRole.PROXY)
         return report.status if report and isinstance(report.status, ProxyStatus) else None
 
+    def redirector(self, node: str) -> RedirectorStatus | None:
+        """A redirector's state, if fresh."""
+        report = self.fresh(node, AgentRole.REDIRECTOR)
+        return report.status if report and isinstance(report.status, RedirectorStatus) else None
+
     def balancer(self, node: str) -> BalancerStatus | None:
         """A balancer's state, if fresh."""
         report = self.fresh(node, AgentRole.BALANCER)
@@ -99,9 +104,9 @@ class ReportBoard:
         proxy = self.proxy(node)
         if proxy is not None:
             counts.append(sum(proxy.open_flows.values()))
-        report = self.fresh(node, AgentRole.REDIRECTOR)
-        if report is not None and isinstance(report.status, RedirectorStatus):
-            counts.append(sum(census.flows for census in report.status.census))
+        redirector = self.redirector(node)
+        if redirector is not None:
+            counts.append(sum(census.flows for census in redirector.census))
         return max(counts, default=None)
 
 

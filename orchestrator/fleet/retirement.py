@@ -1,4 +1,4 @@
-"""Time passes: generations that nobody needs are retired, drains without obstacles end, forced ones reset.
+"""Time passes: unneeded generations are retired, who is ready joins, drains without obstacles end, forced ones reset.
 
 Nothing is believed at first sight: a condition must hold without a break for a while, on an injected clock. Which
 conditions hold since when is in memory only, so an orchestrator that starts begins to count anew.
@@ -11,7 +11,7 @@ from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.document import FleetPool, FleetState
 from orchestrator.fleet.drain import finish, reset_when_due
 from orchestrator.fleet.membership import regenerate
-from orchestrator.fleet.progress import drain_obstacles, retirable
+from orchestrator.fleet.progress import drain_obstacles, joining_obstacles, retirable
 from orchestrator.fleet.reports import ReportBoard
 
 #: Seconds for which a generation must not be needed. Longer than a redirector's time between two censuses, and than
@@ -63,8 +63,15 @@ def advance(
         if holds.held_for(("gone", member.name), now) >= DRAINED_HOLD_S:
             fleet = finish(fleet, member.name, wall)
     pools = tuple(_without_unneeded(pool, unneeded[pool.name], holds, now, retire_hold_s) for pool in fleet.pools)
-    if pools != fleet.pools:
-        fleet = regenerate(fleet.model_copy(update={"pools": pools}), configuration)  # forgets members
+    ready = {
+        (pool, member.id)
+        for member in fleet.members
+        for pool, obstacles in joining_obstacles(fleet, configuration, board, member).items()
+        if not obstacles
+    }
+    if pools != fleet.pools or ready:
+        # Gives rows to who is ready, and forgets members that no generation knows any more.
+        fleet = regenerate(fleet.model_copy(update={"pools": pools}), configuration, ready=ready)
     return reset_when_due(fleet, wall)
 
 

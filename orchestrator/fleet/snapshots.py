@@ -53,7 +53,7 @@ def _balancer(fleet: FleetState, configuration: Configuration, node: ConfiguredN
 
 def _redirector(fleet: FleetState, configuration: Configuration, member: FleetMember) -> RedirectorSnapshot:
     pools = _pools_of(fleet, configuration, member)
-    known = {member.id}.union(*(pool.known_ids for pool in pools))
+    known = {member.id}.union(*(pool.member_ids for pool in pools))
     fellows = {other.address for other in fleet.members if other.id in known}
     sources = fellows | {node.address for node in configuration.nodes if node.kind is NodeKind.L4}
     return RedirectorSnapshot(

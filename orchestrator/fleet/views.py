@@ -26,8 +26,8 @@ from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.authority import utc_now
 from orchestrator.fleet.document import FleetMember, FleetPool
 from orchestrator.fleet.ledger import Present
-from orchestrator.fleet.membership import active_members
-from orchestrator.fleet.progress import drain_obstacles, needs
+from orchestrator.fleet.membership import active_members, shown_state
+from orchestrator.fleet.progress import drain_obstacles, joining_obstacles, needs
 from orchestrator.fleet.reports import ReportBoard
 
 #: How long before its end a host's certificate is warned about.
@@ -52,14 +52,18 @@ def node_views(present: Present, board: ReportBoard) -> tuple[NodeView, ...]:
     for node in present.configuration.nodes:
         member = present.fleet.member(node.name)
         agents = tuple(_agent(present, board, node.name, role) for role in ROLES_OF_KIND[node.kind])
-        state = member.state if member and node.kind is NodeKind.PROXY else None
+        state = shown_state(present.fleet, member) if member and node.kind is NodeKind.PROXY else None
         views.append(NodeView(name=node.name, kind=node.kind, address=node.address, agents=agents, state=state))
     for member in present.fleet.members:
         if present.configuration.node(member.name) is None:
             agents = tuple(_agent(present, board, member.name, role) for role in ROLES_OF_KIND[NodeKind.PROXY])
             views.append(
                 NodeView(
-                    name=member.name, kind=NodeKind.PROXY, address=member.address, agents=agents, state=member.state
+                    name=member.name,
+                    kind=NodeKind.PROXY,
+                    address=member.address,
+                    agents=agents,
+                    state=shown_state(present.fleet, member),
                 )
             )
     return tuple(sorted(views, key=lambda view: view.name))
@@ -164,9 +168,11 @@ def drain_view(present: Present, board: ReportBoard, wall: float, member: FleetM
     is_draining = member.state is MemberState.DRAINING
     proxy = board.proxy(member.name)
     deadline_at = drain.deadline_at if drain else None
+    obstacles = joining_obstacles(present.fleet, present.configuration, board, member)
+    joining = tuple(dict.fromkeys(obstacle for each in obstacles.values() for obstacle in each))
     return DrainView(
         node=member.name,
-        state=member.state,
+        state=shown_state(present.fleet, member),
         started_at=drain.started_at if drain else None,
         deadline_at=deadline_at,
         overdue=is_draining and deadline_at is not None and deadline_at <= wall,
@@ -175,7 +181,7 @@ def drain_view(present: Present, board: ReportBoard, wall: float, member: FleetM
         flows_at_start=drain.flows_at_start if drain else None,
         flows_open=board.flows_open(member.name),
         by_protocol=dict(sorted(proxy.open_flows.items())) if proxy else {},
-        blocked_by=drain_obstacles(present.fleet, present.configuration, board, member) if is_draining else (),
+        blocked_by=drain_obstacles(present.fleet, present.configuration, board, member) if is_draining else joining,
     )
 
 
@@ -221,7 +227,7 @@ def _members(
                 id=member.id,
                 name=member.name,
                 address=member.address,
-                state=member.state,
+                state=shown_state(present.fleet, member, pool),
                 weight=weights.get(member.name),
                 reachable=member.reachable,
                 open_flows=sum(proxy.open_flows.values()) if proxy else None,
@@ -251,6 +257,10 @@ def _warnings(present: Present, board: ReportBoard) -> Iterator[str]:
                 yield f"{who} refused revision {agent.nack.version}: {agent.nack.reason}"
             if not agent.connected and board.is_silent(node.name, agent.role):
                 yield board.silence_in_words(node.name, agent.role)
+    for member in present.fleet.members:
+        for pool_name, obstacles in joining_obstacles(present.fleet, present.configuration, board, member).items():
+            if obstacles:
+                yield f"{member.name} takes no new flows of pool {pool_name} yet: {obstacles[0]}"
     for table in table_views(present, board):
         if table.table.overflowed_rows:
             yield f"{table.node}: {table.table.overflowed_rows} rows of pool {table.table.pool} have owners too many"

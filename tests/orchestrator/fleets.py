@@ -163,6 +163,11 @@ class Playbook:
             self.report_proxy(member.name, count)
             self.report_census(member.name, count)
 
+    def admit(self) -> None:
+        """Everybody has applied what joining members wait for, and those come into a generation."""
+        self.report_all()
+        self.advance()
+
     def _report(
         self, name: str, role: AgentRole, status: BalancerStatus | RedirectorStatus | ProxyStatus, version: int | None
     ) -> None:

@@ -178,7 +178,9 @@ async def test_drain_guard_cancel_over_the_wire(operate: httpx2.AsyncClient) -> 
     assert problem(await operate.get(operator.NODE_DRAIN.format(name="nobody")), 404).code == "not_found"
     assert problem(await operate.post(operator.NODE_DRAIN.format(name="l4-1")), 409).code == "not_supported"
     back = await operate.post(operator.NODE_DRAIN_CANCEL.format(name="proxy-1"))
-    assert DrainView.model_validate_json(back.content).state == "active"
+    view = DrainView.model_validate_json(back.content)
+    assert view.state == "joining"
+    assert view.blocked_by[0] == "the redirector of proxy-1 has not reported since this orchestrator started"
     assert problem(await operate.post(operator.NODE_UNDRAIN.format(name="proxy-1")), 409).code == "not_drained"
 
 

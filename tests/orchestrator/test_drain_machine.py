@@ -10,7 +10,8 @@ from orchestrator.contract.snapshot import ProxySnapshot
 from orchestrator.fleet import drain
 from orchestrator.fleet.document import FleetRefused
 from orchestrator.fleet.ledger import Present
-from orchestrator.fleet.progress import drain_obstacles
+from orchestrator.fleet.membership import configure
+from orchestrator.fleet.progress import drain_obstacles, joining_obstacles
 from orchestrator.fleet.snapshots import compile_snapshot
 from orchestrator.fleet.views import drain_view
 from tests.orchestrator.fleets import PLATFORM, Playbook, agent, configuration
@@ -198,6 +199,8 @@ def test_cancel_and_undrain_bring_a_draining_member_back(play: Playbook, leave: 
     play.save((drain.cancel if leave is drain.cancel else drain.undrain)(play.fleet, play.config, "proxy-1"))
     assert play.state("proxy-1") == "active"
     assert goodbye(play, "proxy-1") is None
+    assert play.live == [2, 1], "its agents have not withdrawn the goodbye yet"
+    play.admit()
     assert play.live == [3, 2, 1], "old flows of all three memberships keep their chains"
 
 
@@ -250,10 +253,18 @@ def test_with_64_generations_live_a_change_is_refused_and_names_the_holders(play
     for _ in range((MAX_LIVE_GENERATIONS - 1) // 2):
         start(play, "proxy-1")
         play.save(drain.cancel(play.fleet, play.config, "proxy-1"))
+        play.admit()
     start(play, "proxy-1")
     assert len(play.live) == MAX_LIVE_GENERATIONS
-    before = play.fleet
+    heavier = configuration(PLATFORM.replace("weight: 2", "weight: 3"))
     with pytest.raises(FleetRefused, match="waits for the flows of proxy-2") as refusal:
-        drain.cancel(play.fleet, play.config, "proxy-1", {"edge": "the flows of proxy-2"})
+        configure(play.fleet, play.config, heavier, play.now, {"edge": "the flows of proxy-2"})
     assert refusal.value.code == "generations_full"
-    assert play.fleet == before
+    play.save(drain.cancel(play.fleet, play.config, "proxy-1"))
+    play.admit()
+    assert len(play.live) == MAX_LIVE_GENERATIONS
+    member = play.fleet.member("proxy-1")
+    assert member is not None
+    assert joining_obstacles(play.fleet, play.config, play.board, member) == {
+        "edge": ("pool edge has 64 live generations",)
+    }
