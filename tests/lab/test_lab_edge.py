@@ -125,6 +125,23 @@ def test_a_second_drain_is_refused_by_the_guard_which_names_both_numbers(lab: La
     eventually("all agents up to date", lambda: everyone_is_up_to_date(lab))
 
 
+def test_an_undrained_proxy_is_given_no_flow_before_its_agents_are_back(lab: Lab) -> None:
+    """Its rows hold old flows of others too: a host that cannot pass them on would swallow them."""
+    proxy = lab.topology.proxies[0]
+    answer(lab, "drain", proxy.name)
+    lab.kill_process(proxy.name, Role.PROXY)
+    try:
+        answer(lab, "undrain", proxy.name, "--no-wait")
+        assert member_state(lab, proxy.name) is MemberState.JOINING
+        for source in range(lab.spec.client_addresses):
+            assert fetch(lab, VIP_V4, source)
+            assert fetch(lab, VIP_V6, source)
+    finally:
+        lab.restart_process(proxy.name, Role.PROXY)
+    eventually("active again", lambda: member_state(lab, proxy.name) is MemberState.ACTIVE)
+    eventually("all agents up to date", lambda: everyone_is_up_to_date(lab))
+
+
 def test_without_the_orchestrator_traffic_flows_on_and_agents_come_back_on_their_last_snapshot(lab: Lab) -> None:
     balancer, proxy = lab.topology.l4_nodes[0], lab.topology.proxies[0]
     lab.kill_process(lab.topology.control.name, Role.ORCHESTRATOR, signal.SIGKILL)
