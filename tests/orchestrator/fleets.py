@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -99,8 +100,9 @@ def balancer_status(announced: Sequence[str] = ()) -> BalancerStatus:
     )
 
 
-def redirector_status(*census: PoolCensus, new_flows: int = 0) -> RedirectorStatus:
-    return RedirectorStatus(interface="eth0", xdp_mode="native", census=census, new_flows=new_flows, counters={})
+def redirector_status(*census: PoolCensus, new_flows: int = 0, attached: bool = True) -> RedirectorStatus:
+    xdp_mode: Literal["native", "detached"] = "native" if attached else "detached"
+    return RedirectorStatus(interface="eth0", xdp_mode=xdp_mode, census=census, new_flows=new_flows, counters={})
 
 
 def proxy_status(flows: int = 0) -> ProxyStatus:

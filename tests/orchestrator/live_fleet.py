@@ -74,7 +74,8 @@ class ReportingAgent:
                     *(
                         PoolCensus(pool=pool.name, newest_generation=pool.generations[0].number, flows=flows, needed={})
                         for pool in pools
-                    )
+                    ),
+                    attached=self.node not in self.fleet.detached,
                 )
             case AgentRole.PROXY:
                 return proxy_status(flows)
@@ -100,6 +101,8 @@ class LiveFleet:
     port: int
     open_flows: dict[str, int] = field(default_factory=dict)
     """Node → flows that its agents report from now on."""
+    detached: set[str] = field(default_factory=set)
+    """Nodes whose redirectors report from now on that their program is not attached."""
 
     @property
     def operator(self) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from orchestrator.cli import drain_watch
 from orchestrator.cli.main import main
 from tests.orchestrator.live_fleet import LiveFleet, agents, free_port, orchestrator
 
@@ -59,6 +60,7 @@ def active(fleet: LiveFleet) -> Iterator[LiveFleet]:
     """The fleet; whatever the test drains is undrained afterwards."""
     yield fleet
     fleet.open_flows.clear()
+    fleet.detached.clear()
     for drain in answer(fleet, "get", "drains")["drains"]:
         assert edgectl(fleet, "undrain", drain["node"]).exit_code == 0
     eventually(lambda: all_up_to_date(fleet), "all agents follow the undrain")
@@ -175,6 +177,22 @@ def test_drain_waits_until_drained(active: LiveFleet) -> None:
     assert drained["state"] == "drained"
     assert drained["seconds"] >= 0
     assert answer(active, "undrain", "proxy-1")["state"] == "active"
+
+
+def test_undrain_of_a_proxy_that_cannot_serve_says_what_is_missing(
+    active: LiveFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_watch, "JOINING_S", 1.0)
+    assert edgectl(active, "drain", "proxy-1").exit_code == 0
+    active.detached.add("proxy-1")
+    late = edgectl(active, "undrain", "proxy-1")
+    assert late.exit_code == 1
+    assert "proxy-1 takes no new flows yet: no redirector is attached to eth0 of proxy-1" in late.stderr
+    status = answer(active, "status")
+    assert status["pools"][0]["members"][0]["state"] == "joining"
+    assert any("proxy-1 takes no new flows" in warning for warning in status["warnings"])
+    active.detached.clear()
+    eventually(lambda: answer(active, "status")["pools"][0]["members"][0]["state"] == "active", "it joins by itself")
 
 
 def test_drain_tells_its_progress_on_stderr_one_object_a_line(active: LiveFleet) -> None:

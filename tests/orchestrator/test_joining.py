@@ -5,13 +5,13 @@ from ipaddress import IPv4Address
 import pytest
 
 from orchestrator.contract.node import AgentRole
-from orchestrator.contract.report import RedirectorStatus, Report
+from orchestrator.contract.report import Report
 from orchestrator.contract.snapshot import RedirectorSnapshot
 from orchestrator.fleet import drain
 from orchestrator.fleet.membership import configure, shown_state
 from orchestrator.fleet.progress import joining_obstacles
 from orchestrator.fleet.snapshots import compile_snapshot
-from tests.orchestrator.fleets import PLATFORM, Playbook, agent, configuration
+from tests.orchestrator.fleets import PLATFORM, Playbook, agent, configuration, redirector_status
 
 LARGER = PLATFORM.replace("{node: proxy-3}", "{node: proxy-3}, {node: proxy-4}").replace(
     "pools:", "  - {name: proxy-4, kind: proxy, address: 198.18.2.14}\npools:"
@@ -76,8 +76,7 @@ def test_one_that_has_not_applied_the_change_keeps_the_new_member_waiting(
 
 def test_a_redirector_that_is_detached_keeps_its_member_waiting(play: Playbook) -> None:
     play.report_all()
-    status = RedirectorStatus(interface="eth0", xdp_mode="detached", census=(), counters={})
-    report = Report(applied_version=play.fleet.revision, nack=None, status=status)
+    report = Report(applied_version=play.fleet.revision, nack=None, status=redirector_status(attached=False))
     play.board.take(agent("proxy-4", AgentRole.REDIRECTOR), report)
     play.advance()
     assert play.live == [1]
