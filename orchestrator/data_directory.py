@@ -20,8 +20,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from orchestrator.contract.agent_key import key_to_pem, new_key
 from orchestrator.contract.durable import make_private_directory, write_private
+from orchestrator.contract.keys import key_to_pem, new_key
 from orchestrator.contract.operator import OperatorContext
 from orchestrator.contract.renewal import is_due
 from orchestrator.fleet.authority import Authority, create_authority, load_authority, save_authority

@@ -1,6 +1,5 @@
 """Watching a drain until it has ended: a bar of open flows on a terminal, lines elsewhere."""
 
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -24,9 +23,6 @@ MAX_AWAY_S: Final = 60.0
 #: How long a member may take to join while one waits for it. Its agents apply a snapshot within a second or two.
 JOINING_S: Final = 30.0
 
-Sleep = Callable[[float], Awaitable[None]]
-Clock = Callable[[], float]
-
 
 class Watcher(Protocol):
     """Shows a drain while it goes on. A context manager."""
@@ -45,20 +41,10 @@ class Watcher(Protocol):
 class DrainWatch:
     """One `edgectl drain`: begins the drain (or takes a running one over), and watches it to its end."""
 
-    def __init__(
-        self,
-        node: str,
-        request: DrainRequest,
-        terminal: Terminal,
-        *,
-        sleep: Sleep = trio.sleep,
-        backoff: Backoff | None = None,
-    ) -> None:
+    def __init__(self, node: str, request: DrainRequest, terminal: Terminal) -> None:
         self._node = node
         self._request = request
         self._terminal = terminal
-        self._sleep = sleep
-        self._backoff = backoff or Backoff()
         self.begun = False
         """Whether the orchestrator has confirmed the drain."""
 
@@ -72,38 +58,36 @@ class DrainWatch:
         with watcher(self._terminal) as shown:
             shown.show(view)
             while view.state is MemberState.DRAINING and not view.overdue:
-                await self._sleep(POLL_S)
-                view = await self._look(api, shown)
+                await trio.sleep(POLL_S)
+                view = await _look(api, self._node, shown)
                 shown.show(view)
         return view
 
-    async def _look(self, api: FleetApi, shown: Watcher) -> DrainView:
-        away_s = 0.0
-        while True:
-            try:
-                view = await api.drain_view(self._node)
-            except OrchestratorUnreachable as error:
-                if away_s >= MAX_AWAY_S:
-                    raise
-                shown.say(f"no orchestrator answers; the drain waits in its store, traffic flows on ({error})")
-                wait_s = self._backoff.next_wait_s()
-                away_s += wait_s
-                await self._sleep(wait_s)
-            else:
-                self._backoff.reset()
-                return view
+
+async def _look(api: FleetApi, node: str, shown: Watcher) -> DrainView:
+    """Raises OrchestratorUnreachable when nobody answered for `MAX_AWAY_S`."""
+    backoff = Backoff()
+    away_s = 0.0
+    while True:
+        try:
+            return await api.drain_view(node)
+        except OrchestratorUnreachable as error:
+            if away_s >= MAX_AWAY_S:
+                raise
+            shown.say(f"no orchestrator answers; the change waits in its store, traffic flows on ({error})")
+            wait_s = backoff.next_wait_s()
+            away_s += wait_s
+            await trio.sleep(wait_s)
 
 
-async def watch_joining(
-    api: FleetApi, view: DrainView, terminal: Terminal, *, sleep: Sleep = trio.sleep, clock: Clock = trio.current_time
-) -> DrainView:
-    """The last view of a member that joins: active, or joining still after `JOINING_S`."""
-    until = clock() + JOINING_S
+async def watch_joining(api: FleetApi, view: DrainView, terminal: Terminal) -> DrainView:
+    """The last view of a member that joins: active, or joining still after `JOINING_S`. Raises as `DrainWatch.run`."""
+    until = trio.current_time() + JOINING_S
     with Lines(terminal) as shown:
-        while view.state is MemberState.JOINING and clock() < until:
+        while view.state is MemberState.JOINING and trio.current_time() < until:
             shown.show(view)
-            await sleep(POLL_S)
-            view = await api.drain_view(view.node)
+            await trio.sleep(POLL_S)
+            view = await _look(api, view.node, shown)
     return view
 
 

@@ -13,7 +13,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from pydantic import ValidationError
 
-from orchestrator.contract.agent_key import key_to_pem, new_key, signing_request
 from orchestrator.contract.backoff import Backoff
 from orchestrator.contract.connection import (
     Connection,
@@ -22,6 +21,7 @@ from orchestrator.contract.connection import (
     unverified_context,
     verified_context,
 )
+from orchestrator.contract.keys import key_to_pem, new_key, signing_request
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.state_directory import Enrolment, StateDirectory
 from orchestrator.contract.token import JoinToken, TokenMalformed, parse_token

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
-from orchestrator.contract.agent_key import signing_request
 from orchestrator.contract.connection import Connection, OrchestratorRefused, OrchestratorUnreachable, verified_context
+from orchestrator.contract.keys import signing_request
 from orchestrator.contract.state_directory import StateDirectory
 from orchestrator.contract.wire import NODE_CERTIFICATE, JoinResponse, RenewRequest
 

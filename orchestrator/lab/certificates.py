@@ -8,6 +8,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from orchestrator.contract.keys import key_to_pem, key_usage, new_key
+
 #: A lab is made anew whenever it is wanted; a key that leaks from one is worthless soon.
 VALIDITY = timedelta(days=30)
 
@@ -26,29 +28,26 @@ class IssuedCertificate:
 def issue(host: str, *, now: datetime | None = None) -> tuple[str, IssuedCertificate]:
     """A fresh root (PEM), and a leaf for `host` that it signed. ECDSA P-256, the cheapest that every client knows."""
     now = now or datetime.now(UTC)
-    root_key = ec.generate_private_key(ec.SECP256R1())
+    root_key = new_key()
     root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgefleet lab root")])
     root = (
         _builder(root_name, root_name, root_key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(sign_certificates=True), critical=True)
         .sign(root_key, hashes.SHA256())
     )
-    leaf_key = ec.generate_private_key(ec.SECP256R1())
+    leaf_key = new_key()
     leaf_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     leaf = (
         _builder(leaf_name, root_name, leaf_key.public_key(), now)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(key_usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
         .sign(root_key, hashes.SHA256())
     )
-    key = leaf_key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return _pem(root), IssuedCertificate(certificate=_pem(leaf), key=key.decode())
+    return _pem(root), IssuedCertificate(certificate=_pem(leaf), key=key_to_pem(leaf_key).decode())
 
 
 def _builder(
@@ -63,20 +62,6 @@ def _builder(
         .not_valid_before(now - BACKDATE)
         .not_valid_after(now + VALIDITY)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
     )
 
 

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from orchestrator.config.compile import load_configuration
 from orchestrator.config.configuration import Configuration
-from orchestrator.contract.agent_key import key_to_pem, new_key
+from orchestrator.contract.keys import key_to_pem, new_key
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.report import BalancerStatus, PoolCensus, ProxyStatus, RedirectorStatus, Report
 from orchestrator.fleet.document import FleetState

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from orchestrator.contract import operator, wire
-from orchestrator.contract.agent_key import key_to_pem, new_key, signing_request
 from orchestrator.contract.connection import Connection, OrchestratorUnreachable, unverified_context, verified_context
+from orchestrator.contract.keys import key_to_pem, new_key, signing_request
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.operator import DRAIN_LIST, NODE_LIST, POOL_LIST, VIP_LIST, Applied, DrainView, StatusView
 from orchestrator.contract.report import Report

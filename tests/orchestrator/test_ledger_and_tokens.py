@@ -9,7 +9,7 @@ import trio
 from cryptography import x509
 
 from orchestrator.config.configuration import Configuration
-from orchestrator.contract.agent_key import new_key, signing_request
+from orchestrator.contract.keys import new_key, signing_request
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.token import TokenMalformed, parse_token
 from orchestrator.fleet.authority import IdentityUnknown, OperatorIdentity, RequestUnusable, create_authority

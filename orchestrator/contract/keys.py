@@ -1,4 +1,4 @@
-"""The agent's private key, and signing requests for it."""
+"""Private keys, signing requests for them, and what a certified key may be used for."""
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,3 +25,18 @@ def signing_request(key: ec.EllipticCurvePrivateKey, identity: AgentIdentity) ->
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(identity))])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    """A CA's key signs certificates and nothing else; any other signs handshakes only (RFC 5280 section 4.2.1.3)."""
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
