@@ -25,13 +25,15 @@ import trio
 
 from l4 import vips as loopback
 from l4.announcement import ForwardingConditions, addresses_to_announce, reasons_to_withhold
-from l4.attachment import attached_program
+from l4.attachment import XdpMode, attached_program
+from l4.balancer_program import BalancerProgram
 from l4.bgp import bird_configuration, session_name, silent_configuration
 from l4.bird import Bird, BirdError
 from l4.direct_return import DirectReturnError, hide_vips_from_neighbours
+from l4.entries import BalancerSettings, MemberEntry, VipEntry
 from l4.forwarding import ForwardingTable, GenerationTables, build_table, describe
 from l4.interface import InterfaceError, look_up_interface
-from l4.programs import BalancerProgram, MemberEntry, ProgramError, VipEntry, XdpMode
+from l4.program_error import ProgramError
 from l4.snapshot_entries import member_entries, vip_entries
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import BalancerStatus, TableStatus
@@ -214,12 +216,18 @@ class BalancerAgent:
 
     def _install(self, program: BalancerProgram, plan: _Plan) -> None:
         snapshot = plan.snapshot
+        interface = look_up_interface(self._interface)
         program.set_settings(
-            node_id=snapshot.node_id,
-            hash_key=bytes.fromhex(snapshot.forwarding.hash_key),
-            rows=snapshot.forwarding.rows,
-            source=snapshot.address,
-            mtu=look_up_interface(self._interface).mtu,
+            BalancerSettings(
+                node_id=snapshot.node_id,
+                hash_key=bytes.fromhex(snapshot.forwarding.hash_key),
+                rows=snapshot.forwarding.rows,
+                source=snapshot.address,
+                source_v6=snapshot.address_v6,
+                mtu=interface.mtu,
+                mac=interface.mac,
+                fib=snapshot.fib,
+            )
         )
         # Members that only the old tables name go last, those that only the new ones name come first.
         known = {entry.id: entry for entry in (*(self._plan.members if self._plan else ()), *plan.members)}

@@ -19,6 +19,8 @@ class Interface:
     name: str
     mtu: int
     """Octets of the largest IP packet."""
+    mac: bytes
+    """Six octets; all zero if the interface has none."""
 
 
 def look_up_interface(name: str) -> Interface:
@@ -27,4 +29,6 @@ def look_up_interface(name: str) -> Interface:
         indexes = netlink.link_lookup(ifname=name)
         if not indexes:
             raise InterfaceError(f"no interface {name} in this network namespace: `ip link` lists those that there are")
-        return Interface(name=name, mtu=netlink.get_links(indexes[0])[0].get("IFLA_MTU"))
+        link = netlink.get_links(indexes[0])[0]
+        mac = bytes.fromhex((link.get("IFLA_ADDRESS") or "").replace(":", ""))
+        return Interface(name=name, mtu=link.get("IFLA_MTU"), mac=mac if len(mac) == 6 else bytes(6))

@@ -14,7 +14,7 @@ from l4.bpf_map import Map
 from l4.program_error import ProgramError
 
 #: Of keys, values and counter order in `l4/bpf/`. To be raised when a present map changes its meaning.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 _LAYOUT_PIN = "layout"
 _BPF_FS_MAGIC = 0xCAFE4A11

@@ -8,13 +8,14 @@ agent ends: the flows of this host do not notice a restart.
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Literal
 
 import trio
 
 from l4 import vips as loopback
-from l4.attachment import attached_program
+from l4.attachment import XdpMode, attached_program
 from l4.census import Census
 from l4.direct_return import (
     DirectReturnError,
@@ -22,9 +23,11 @@ from l4.direct_return import (
     advertise_tunnel_mss,
     hide_vips_from_neighbours,
 )
+from l4.entries import MemberEntry
 from l4.forwarding import GenerationTables
 from l4.interface import InterfaceError, look_up_interface
-from l4.programs import MemberEntry, ProgramError, RedirectorProgram, XdpMode
+from l4.program_error import ProgramError
+from l4.redirector_program import RedirectorProgram
 from l4.snapshot_entries import member_entries
 from l4.tcp_sockets import SocketDumpError, tcp_flows
 from orchestrator.contract.client import SnapshotRefused
@@ -121,7 +124,11 @@ class RedirectorAgent:
         interface = look_up_interface(self._interface)
         program.set_members(plan.members)
         program.set_tunnel_sources(snapshot.tunnel_sources)
-        program.set_settings(address=snapshot.address)
+        address = snapshot.address
+        program.set_settings(
+            v4=address if isinstance(address, IPv4Address) else None,
+            v6=address if isinstance(address, IPv6Address) else None,
+        )
         if self._plan is None or attached_program(self._interface) is None:
             mode = program.attach(self._interface, self._xdp_mode)
             log.info("XDP program attached to %s in %s mode", self._interface, mode)

@@ -13,15 +13,18 @@ import click
 import trio
 
 from l4 import vips as loopback
+from l4.attachment import XdpMode
 from l4.balancer import BalancerAgent
+from l4.balancer_program import BalancerProgram
 from l4.bird import Bird
 from l4.capabilities import NotPermitted, effective_capabilities, require_capabilities
 from l4.direct_return import DirectReturnError, stop_advertising_tunnel_mss
 from l4.interface import InterfaceError, look_up_interface
 from l4.metrics import balancer_metrics, exposition, redirector_metrics
 from l4.metrics_server import serve_metrics
-from l4.programs import BalancerProgram, ProgramError, RedirectorProgram, XdpMode
+from l4.program_error import ProgramError
 from l4.redirector import RedirectorAgent
+from l4.redirector_program import RedirectorProgram
 from l4.sole_agent import AnotherAgentRuns, sole_agent
 from orchestrator.contract.client import Agent, run_agent
 from orchestrator.contract.join import JoinFailed, join

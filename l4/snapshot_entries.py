@@ -2,9 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
-from l4.programs import MemberEntry, VipEntry
-from orchestrator.contract.pool import Member, PoolForwarding
-from orchestrator.contract.vip import Vip
+from l4.entries import PROTOCOL_TCP, PROTOCOL_UDP, EncapsulationKind, MemberEntry, VipEntry
+from orchestrator.contract.pool import Encapsulation, Member, PoolForwarding
+from orchestrator.contract.vip import FlowHash, Protocol, Vip
+
+_PROTOCOLS = {Protocol.TCP: PROTOCOL_TCP, Protocol.UDP: PROTOCOL_UDP}
+_ENCAPSULATIONS = {
+    Encapsulation.GUE: EncapsulationKind.GUE,
+    Encapsulation.IPIP: EncapsulationKind.IPIP,
+    Encapsulation.L2: EncapsulationKind.L2,
+}
 
 
 def vip_entries(vips: Iterable[Vip], pools: Sequence[PoolForwarding]) -> list[VipEntry]:
@@ -16,7 +23,18 @@ def vip_entries(vips: Iterable[Vip], pools: Sequence[PoolForwarding]) -> list[Vi
         if pool is None:
             raise ValueError(f"VIP {vip.name} forwards to pool {vip.pool}, which the snapshot does not describe")
         entries.append(
-            VipEntry(address=vip.address, port=vip.port, vip_id=vip.id, slot=pool.slot, flow_table=not pool.redirectors)
+            VipEntry(
+                network=vip.network,
+                first_port=vip.ports[0],
+                last_port=vip.ports[1],
+                vip_id=vip.id,
+                slot=pool.slot,
+                protocol=_PROTOCOLS[vip.protocol],
+                flow_table=not pool.redirectors or vip.protocol is Protocol.UDP,
+                hash_source=vip.flow_hash is FlowHash.SOURCE,
+                quic=vip.quic,
+                encapsulation=_ENCAPSULATIONS[pool.encapsulation],
+            )
         )
     return entries
 

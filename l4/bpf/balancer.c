@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * The balancer, on an L4 node: brings each packet to the proxy that owns its flow, with the earlier
- * owners in its luggage, and keeps no state of its own. Loaded by l4/programs.py, which defines
- * PIN_DIRECTORY, TABLES_PIN, ROWS and MAX_VIPS.
+ * owners in its luggage, and keeps no state of its own. Loaded by l4/balancer_program.py, which
+ * defines PIN_DIRECTORY, TABLES_PIN, ROWS and MAX_VIPS.
  */
 #include <uapi/linux/bpf.h>
 
@@ -66,14 +66,14 @@ int edge_balancer(struct xdp_md *ctx)
 	/* 4. Owner: by the flow table if there is no second chance, else by the row alone. */
 	if (vip->flags & VIP_FLOW_TABLE)
 		recall_flow(&packet, &route);
-	if (!route.address) {
+	if (!route.member) {
 		row = find_row(vip->slot, hash);
 		if (!row)
 			return drop(COUNT_no_table);
 		if (!*row)
 			return drop(COUNT_empty_chain);
 		choose_owner(*row, &route);
-		if (!route.address)
+		if (!route.member)
 			return XDP_DROP; /* each owner was counted as unknown */
 		if (vip->flags & VIP_FLOW_TABLE)
 			remember_flow(&packet, &route);

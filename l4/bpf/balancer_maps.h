@@ -24,10 +24,15 @@ static __always_inline void count(__u32 counter)
 
 struct balancer_settings {
 	__u64 hash_key[2];
-	__be32 source; /* outer source address */
+	__be32 source_v6[4]; /* outer source addresses */
+	__be32 source_v4;
 	__u16 node_id; /* travels in GUE */
 	__u16 mtu;     /* of the interface: largest outer IP packet */
+	__u16 mac[3];  /* of the interface: other frames are not ours; 0: any is */
+	__u16 flags;
 };
+
+#define NODE_FIB 1 /* the kernel's routes choose the way out */
 
 /* An array of one map of one entry: settings change as a whole, between two packets. */
 BPF_TABLE("array", __u32, struct balancer_settings, settings_prototype, 1);
@@ -41,12 +46,21 @@ static __always_inline struct balancer_settings *find_settings(void)
 	return current ? bpf_map_lookup_elem(current, &zero) : NULL;
 }
 
-#define VIP_FLOW_TABLE 1
+#define VIP_FLOW_TABLE 1  /* open flows go by the flow table */
+#define VIP_HASH_SOURCE 2 /* the row goes by the client's address alone */
+#define VIP_QUIC 4	  /* short headers go by the server id in their connection id */
+
+enum encapsulation {
+	ENCAPSULATE_GUE,
+	ENCAPSULATE_IPIP,
+	REWRITE_L2,
+};
 
 struct vip {
 	__u32 id;
-	__u32 slot; /* of its pool's table */
-	__u32 flags;
+	__u16 slot; /* of its pool's table */
+	__u8 flags;
+	__u8 encapsulation;
 };
 
 /* Two entries for each VIP: by address, port and protocol; and by address alone (port and protocol

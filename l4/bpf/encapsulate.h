@@ -43,8 +43,8 @@ static __always_inline void write_outer(struct outer *outer, const struct packet
 	outer->ip.ttl = OUTER_TTL;
 	outer->ip.protocol = IPPROTO_UDP;
 	outer->ip.check = 0;
-	outer->ip.saddr = settings->source;
-	outer->ip.daddr = route->address;
+	outer->ip.saddr = settings->source_v4;
+	outer->ip.daddr = route->member->address[3];
 	outer->ip.check = ipv4_checksum(&outer->ip);
 
 	outer->udp.source = htons(GUE_SOURCE_PORT_BASE | (hash >> 32 & GUE_SOURCE_PORT_MASK));

@@ -19,7 +19,7 @@ BPF_TABLE_PINNED("array_of_maps$table_prototype", __u32, __u32, tables, MAX_TABL
 
 /* Where a packet goes. */
 struct route {
-	__be32 address; /* of the owner; 0: nowhere */
+	const struct member *member; /* NULL: nowhere */
 	__u16 owner;
 	__u64 rest; /* the chain behind it, as in a row */
 };
@@ -64,7 +64,7 @@ static __always_inline __u64 *find_row(__u32 slot, __u64 hash)
 static __always_inline void take_owner(__u64 chain, struct member *member, struct route *route)
 {
 	route->owner = chain;
-	route->address = member->address;
+	route->member = member;
 	route->rest = chain >> OWNER_BITS;
 }
 
@@ -89,12 +89,12 @@ static __always_inline void choose_owner(__u64 chain, struct route *route)
 			return;
 		} else {
 			count(COUNT_owner_not_live);
-			if (!route->address)
+			if (!route->member)
 				take_owner(chain, member, route);
 		}
 		chain >>= OWNER_BITS;
 	}
-	if (route->address)
+	if (route->member)
 		count(COUNT_fail_open);
 }
 

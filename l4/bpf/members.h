@@ -7,11 +7,14 @@
 
 #include "pin.h"
 
-#define MEMBER_LIVE 1
+#define MEMBER_KNOWN 1 /* without it, the entry is empty */
+#define MEMBER_LIVE 2
+#define MEMBER_IPV6 4 /* the outer header is IPv6 */
 
 struct member {
-	__be32 address; /* on the underlay; 0: no such member */
-	__u32 flags;
+	__be32 address[4]; /* on the underlay; IPv4 is mapped */
+	__u16 mac[3];	   /* for the L2 rewrite; 0: not known */
+	__u16 flags;
 };
 
 BPF_TABLE_PINNED("array", __u32, struct member, members, IDENTIFIERS, PIN("members"));
@@ -22,7 +25,7 @@ static __always_inline struct member *find_member(__u16 id)
 	__u32 index = id;
 	struct member *member = members.lookup(&index);
 
-	return member && member->address ? member : NULL;
+	return member && member->flags ? member : NULL;
 }
 
 #endif

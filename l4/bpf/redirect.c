@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * The redirector, on a proxy's host: takes encapsulated packets in, keeps those whose flow is here,
- * and gives the others their second chance with the next owner. Loaded by l4/programs.py, which
- * defines PIN_DIRECTORY.
+ * and gives the others their second chance with the next owner. Loaded by l4/redirector_program.py,
+ * which defines PIN_DIRECTORY.
  */
 #include <uapi/linux/bpf.h>
 
@@ -45,7 +45,7 @@ int edge_redirector(struct xdp_md *ctx)
 	if ((void *)(ethernet + 1) > end || ethernet->type != htons(ETH_P_IP))
 		return XDP_PASS;
 	node = settings.lookup(&zero);
-	if (!node || !node->address || !is_for_tunnel(outer, end, node->address))
+	if (!node || !node->v4 || !is_for_tunnel(outer, end, node->v4))
 		return XDP_PASS;
 
 	/* 2. From one of us, and sound? */
@@ -89,7 +89,7 @@ int edge_redirector(struct xdp_md *ctx)
 	if (outer->ip.ttl <= 1)
 		return drop(COUNT_ttl_expired);
 	turn_around(ethernet, ethernet);
-	address_to(outer, &hop, node->address);
+	address_to(outer, &hop, node->v4);
 	count(COUNT_second_chance);
 	return XDP_TX;
 }

@@ -23,7 +23,8 @@ static __always_inline void count(__u32 counter)
 }
 
 struct redirector_settings {
-	__be32 address; /* this host's, on the underlay; 0: not set yet */
+	__be32 v6[4]; /* this host's addresses on the underlay; 0: none */
+	__be32 v4;
 	__u32 zero;
 };
 
@@ -32,7 +33,12 @@ BPF_TABLE_PINNED("array", __u32, struct redirector_settings, settings, 1, PIN("s
 /* Who may send encapsulated packets here: a tunnel that anyone can write to is a hole. */
 #define MAX_TUNNEL_SOURCES 16384
 
-BPF_TABLE_PINNED("hash", __be32, __u32, tunnel_sources, MAX_TUNNEL_SOURCES, PIN("tunnel_sources"));
+struct underlay_address {
+	__be32 octets[4]; /* IPv4 is mapped */
+};
+
+BPF_TABLE_PINNED("hash", struct underlay_address, __u32, tunnel_sources, MAX_TUNNEL_SOURCES,
+		 PIN("tunnel_sources"));
 
 /* The L4 node that brought each flow's first packet here. The proxy asks once, at accept, so an
  * entry need only outlive the handshake; flows that are never accepted are pushed out by newer

@@ -27,7 +27,7 @@ static __always_inline bool find_next_hop(const struct gue *gue, struct hop *hop
 		} else if (!(member->flags & MEMBER_LIVE)) {
 			count(COUNT_owner_not_live);
 		} else {
-			hop->address = member->address;
+			hop->address = member->address[3];
 			hop->after = i + 1;
 			return true;
 		}

@@ -20,7 +20,10 @@ static __always_inline bool is_for_tunnel(const struct outer *outer, const void 
 
 static __always_inline bool is_tunnel_source(__be32 address)
 {
-	return tunnel_sources.lookup(&address) != NULL;
+	struct underlay_address source;
+
+	map_ipv4(source.octets, address);
+	return tunnel_sources.lookup(&source) != NULL;
 }
 
 /* Both lengths are exact, and the frame holds them: our balancers pad nothing. */

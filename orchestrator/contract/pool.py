@@ -1,12 +1,11 @@
 """Pools, their members, and the generations of their membership."""
 
 from enum import StrEnum
-from ipaddress import IPv4Address
 from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.contract.base import Contract, Identifier, Name
+from orchestrator.contract.base import Address, Contract, Identifier, Name
 
 #: Rows of a forwarding table. Prime, as Maglev needs (Eisenbud et al., NSDI 2016, section 3.4: a table of more than
 #: 100 rows per member keeps the imbalance below 1 %).
@@ -20,6 +19,21 @@ MAX_OWNERS = 4
 
 #: Weights are small integers: a member of weight 100 takes 100 turns to another's one.
 MAX_WEIGHT = 100
+
+
+#: Members of a pool.
+MAX_MEMBERS = 4096
+
+
+class Encapsulation(StrEnum):
+    """How packets travel from the L4 nodes to a pool's members."""
+
+    GUE = "gue"
+    """Generic UDP encapsulation: carries the owner chain, so that redirectors can give second chances."""
+    IPIP = "ipip"
+    """IP in IP: for hosts that decapsulate in their own kernel."""
+    L2 = "l2"
+    """The frame as it is, to the member's MAC address: members are on the L4 nodes' own segment."""
 
 
 class MemberState(StrEnum):
@@ -39,7 +53,7 @@ class Member(Contract):
     """Stable, fleet-wide, and not reused while a live generation knows it. Travels in GUE owner lists."""
     name: Name
     """The node's name."""
-    address: IPv4Address
+    address: Address
     """Where encapsulated packets are sent: the host's own address on the underlay."""
     state: MemberState
     reachable: bool = True
@@ -69,8 +83,9 @@ class PoolForwarding(Contract):
     slot: Annotated[int, Field(ge=0, le=255)]
     """Index of the pool's table in the kernel's array of maps; stable."""
     redirectors: bool = True
-    """Whether the members run the redirector. Without it, established flows need the flow table."""
-    members: tuple[Member, ...]
+    """Whether the members run the redirector. Without it, established flows need the flow table. GUE only."""
+    encapsulation: Encapsulation = Encapsulation.GUE
+    members: Annotated[tuple[Member, ...], Field(max_length=2 * MAX_MEMBERS)]
     """Everyone that a live generation knows, sorted by id."""
     generations: Annotated[tuple[Generation, ...], Field(min_length=1, max_length=MAX_LIVE_GENERATIONS)]
     """The live generations, newest first."""

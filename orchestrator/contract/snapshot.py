@@ -1,7 +1,7 @@
 """Snapshots: the complete, versioned, validated state that an agent must run."""
 
 import hashlib
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -10,7 +10,7 @@ from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.pool import ForwardingSettings, PoolForwarding
 from orchestrator.contract.route import Backend, Certificate, Goodbye, Host, Listener
-from orchestrator.contract.vip import Vip
+from orchestrator.contract.vip import MAX_VIPS, Vip
 
 #: Port on which redirectors take encapsulated packets (IANA: gue, 6080/udp).
 GUE_PORT: Port = 6080
@@ -52,8 +52,12 @@ class BalancerSnapshot(_Snapshot):
     """Travels in GUE, so that an access-log line can name the L4 node that brought the flow."""
     address: IPv4Address
     """Outer source address."""
+    address_v6: IPv6Address | None = None
+    """Outer source address towards members whose address is IPv6."""
+    fib: bool = False
+    """Whether the kernel's routes choose the way to members, instead of the router that sent the packet."""
     forwarding: ForwardingSettings
-    vips: tuple[Vip, ...]
+    vips: Annotated[tuple[Vip, ...], Field(max_length=MAX_VIPS)]
     pools: tuple[PoolForwarding, ...]
     bgp: Bgp | None = None
 
@@ -63,13 +67,14 @@ class RedirectorSnapshot(_Snapshot):
 
     role: Literal[AgentRole.REDIRECTOR] = AgentRole.REDIRECTOR
     member_id: Identifier
-    address: IPv4Address
+    address: Address
+    """The tunnel's end on this host."""
     forwarding: ForwardingSettings
     vips: tuple[Vip, ...]
     """Those whose pool this member belongs to."""
     pools: tuple[PoolForwarding, ...]
     """Those that this member belongs to: for the second chance (addresses) and for the census (generations)."""
-    tunnel_sources: tuple[IPv4Address, ...]
+    tunnel_sources: tuple[Address, ...]
     """The only hosts whose encapsulated packets are accepted: L4 nodes and fellow members."""
     l4_nodes: dict[Identifier, Name]
     """Names of L4 nodes by the id that GUE carries."""

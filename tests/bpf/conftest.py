@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from l4.programs import BalancerProgram, RedirectorProgram
+from l4.balancer_program import BalancerProgram
+from l4.redirector_program import RedirectorProgram
 
 ROWS = 997
 CLONE_NEWNET = 0x4000_0000

@@ -1,7 +1,7 @@
 """Packets of the matrices, built and read by scapy, which knows nothing of the programs under test."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from scapy.fields import BitField, ByteEnumField, ByteField, FieldListField, ShortField, XShortField
@@ -10,6 +10,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, bind_layers
 
+from l4.entries import BalancerSettings, VipEntry
 from l4.flow_hash import HashKey, flow_hash
 
 CLIENT_MAC = "02:00:00:00:00:01"
@@ -68,6 +69,17 @@ FLOWS = {
     "ipv4": Ends(IPv4Address("198.51.100.7"), IPv4Address("203.0.113.10")),
     "ipv6": Ends(IPv6Address("2001:db8:51::7"), IPv6Address("2001:db8:203::10")),
 }
+
+
+def host_vip(address: Address, port: int, vip_id: int, slot: int, **options: Any) -> VipEntry:
+    """A VIP of one address and one port."""
+    return VipEntry(ip_network(address), port, port, vip_id, slot, **options)
+
+
+def node_settings(rows: int, **changes: Any) -> BalancerSettings:
+    """Of the tests' L4 node."""
+    usual: dict[str, Any] = {"node_id": 1, "hash_key": KEY, "rows": rows, "source": NODE_ADDRESS, "mtu": 1500}
+    return BalancerSettings(**{**usual, **changes})
 
 
 def inner_packet(ends: Ends, flags: str, payload: bytes = b"", **ip: Any) -> Packet:

@@ -14,10 +14,23 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from l4 import attachment
+from l4.attachment import XdpMode
+from l4.balancer_program import BalancerProgram
+from l4.entries import MemberEntry
 from l4.headers import kernel_headers
 from l4.ingress import IngressMap
-from l4.programs import BalancerProgram, MemberEntry, ProgramError, RedirectorProgram, VipEntry, XdpMode
-from tests.bpf.packets import CLIENT_MAC, FLOWS, KEY, NODE_ADDRESS, framed, inner_packet, tunnelled
+from l4.program_error import ProgramError
+from l4.redirector_program import RedirectorProgram
+from tests.bpf.packets import (
+    CLIENT_MAC,
+    FLOWS,
+    NODE_ADDRESS,
+    framed,
+    host_vip,
+    inner_packet,
+    node_settings,
+    tunnelled,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -61,10 +74,10 @@ def wire(interface: str) -> Iterator[socket.socket]:
 
 
 def feed(program: BalancerProgram, owner: int = 1) -> None:
-    program.set_settings(node_id=1, hash_key=KEY, rows=program.rows, source=NODE_ADDRESS, mtu=1500)
+    program.set_settings(node_settings(program.rows, node_id=1))
     program.set_members([MemberEntry(n, IPv4Address("198.18.2.0") + n, live=True) for n in (1, 2)])
     program.swap_table(0, (owner.to_bytes(2, "little") + bytes(6)) * program.rows)
-    program.set_vips([VipEntry(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
+    program.set_vips([host_vip(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
 
 
 def count_returned(receiver: socket.socket, wanted: int, idle_s: float = 2.0) -> int:
@@ -122,7 +135,7 @@ def test_program_replaced_and_table_swapped_under_traffic_lose_nothing(
                 program.attach(NODE, XdpMode.AUTO)
                 for owner in (1, 2) * 5:
                     program.swap_table(0, (owner.to_bytes(2, "little") + bytes(6)) * program.rows)
-                    program.set_settings(node_id=owner, hash_key=KEY, rows=program.rows, source=NODE_ADDRESS, mtu=1500)
+                    program.set_settings(node_settings(program.rows, node_id=owner))
         finally:
             enough.set()
             sending.join()
@@ -180,7 +193,7 @@ def test_flow_through_the_tunnel_is_accepted_by_a_real_socket(
     ip(f"address add {ends.vip} dev lo")
     ip(f"route add {ends.client} via 198.18.2.1 dev {NODE} onlink")
     ip(f"neighbor add 198.18.2.1 lladdr {CLIENT_MAC} dev {NODE}")
-    redirector.set_settings(address=here)
+    redirector.set_settings(v4=here)
     redirector.set_tunnel_sources([NODE_ADDRESS])
     assert redirector.attach(NODE, XdpMode.NATIVE) == "native"
     try:

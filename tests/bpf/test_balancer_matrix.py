@@ -9,17 +9,19 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 from scapy.layers.l2 import Ether
 
+from l4.balancer_program import BalancerProgram
+from l4.entries import MemberEntry
 from l4.flow_hash import row_of
-from l4.programs import BalancerProgram, MemberEntry, VipEntry
 from tests.bpf.packets import (
     FLOWS,
     GUE_PORT,
-    KEY,
     NODE_ADDRESS,
     Ends,
     Gue,
     framed,
+    host_vip,
     inner_packet,
+    node_settings,
     sent_back,
     tunnelled,
 )
@@ -40,10 +42,10 @@ def address_of(member: int) -> IPv4Address:
 
 
 def set_up(balancer: BalancerProgram, *, flow_table: bool = False, mtu: int = 1500) -> None:
-    balancer.set_settings(node_id=NODE_ID, hash_key=KEY, rows=balancer.rows, source=NODE_ADDRESS, mtu=mtu)
+    balancer.set_settings(node_settings(balancer.rows, node_id=NODE_ID, mtu=mtu))
     balancer.set_vips(
         [
-            VipEntry(ends.vip, ends.vip_port, vip_id=index, slot=3, flow_table=flow_table)
+            host_vip(ends.vip, ends.vip_port, vip_id=index, slot=3, flow_table=flow_table)
             for index, ends in enumerate(FLOWS.values(), start=1)
         ]
     )

@@ -8,10 +8,12 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6PacketT
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
+from l4.balancer_program import BalancerProgram
+from l4.entries import MemberEntry
 from l4.flow_hash import row_of
-from l4.programs import BalancerProgram, MemberEntry, RedirectorProgram, VipEntry
+from l4.redirector_program import RedirectorProgram
 from tests.bpf.open_flows import FlowState, add_addresses, flow_in
-from tests.bpf.packets import FLOWS, KEY, NODE_ADDRESS, Ends, framed, tunnelled
+from tests.bpf.packets import FLOWS, NODE_ADDRESS, Ends, framed, host_vip, node_settings, tunnelled
 from tests.bpf.program_run import Verdict, run
 
 pytestmark = pytest.mark.kernel
@@ -46,13 +48,13 @@ ERRORS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _settings(balancer: BalancerProgram, redirector: RedirectorProgram) -> None:
-    balancer.set_settings(node_id=1, hash_key=KEY, rows=balancer.rows, source=NODE_ADDRESS, mtu=1500)
-    balancer.set_vips([VipEntry(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
+    balancer.set_settings(node_settings(balancer.rows, node_id=1))
+    balancer.set_vips([host_vip(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
     members = range(1, balancer.rows + 1)
     balancer.set_members([MemberEntry(member, address_of(member), live=True) for member in members])
     balancer.swap_table(0, b"".join(member.to_bytes(2, "little") + bytes(6) for member in members))
     add_addresses()
-    redirector.set_settings(address=HERE)
+    redirector.set_settings(v4=HERE)
     redirector.set_tunnel_sources([NODE_ADDRESS])
     redirector.set_members([MemberEntry(22, NEXT, live=True)])
 

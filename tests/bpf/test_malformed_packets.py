@@ -9,8 +9,10 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.packet import Packet
 
-from l4.programs import BalancerProgram, MemberEntry, RedirectorProgram, VipEntry
-from tests.bpf.packets import FLOWS, KEY, NODE_ADDRESS, Ends, framed, inner_packet, tunnelled
+from l4.balancer_program import BalancerProgram
+from l4.entries import MemberEntry
+from l4.redirector_program import RedirectorProgram
+from tests.bpf.packets import FLOWS, NODE_ADDRESS, Ends, framed, host_vip, inner_packet, node_settings, tunnelled
 from tests.bpf.program_run import Verdict, run
 
 pytestmark = pytest.mark.kernel
@@ -110,11 +112,11 @@ MATRIX = [pytest.param(case, family, id=f"{family}-{case.name}") for case in CAS
 
 @pytest.fixture(scope="module", autouse=True)
 def _settings(balancer: BalancerProgram, redirector: RedirectorProgram) -> None:
-    balancer.set_settings(node_id=1, hash_key=KEY, rows=balancer.rows, source=NODE_ADDRESS, mtu=1500)
-    balancer.set_vips([VipEntry(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
+    balancer.set_settings(node_settings(balancer.rows, node_id=1))
+    balancer.set_vips([host_vip(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
     balancer.set_members([MemberEntry(1, HERE, live=True)])
     balancer.swap_table(0, b"\x01\0\0\0\0\0\0\0" * balancer.rows)
-    redirector.set_settings(address=HERE)
+    redirector.set_settings(v4=HERE)
     redirector.set_tunnel_sources([NODE_ADDRESS])
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from l4 import pins
+from l4.balancer_program import BalancerProgram
 from l4.bpf_call import pin
 from l4.bpf_map import Map
-from l4.programs import BalancerProgram, MemberEntry, ProgramError, RedirectorProgram, VipEntry
-from tests.bpf.packets import FLOWS, KEY, NODE_ADDRESS, framed, inner_packet
+from l4.entries import MemberEntry
+from l4.program_error import ProgramError
+from l4.redirector_program import RedirectorProgram
+from tests.bpf.packets import FLOWS, framed, host_vip, inner_packet, node_settings
 from tests.bpf.program_run import Verdict, run
 
 pytestmark = pytest.mark.kernel
@@ -32,10 +35,10 @@ def fresh_bpffs(bpffs: Path) -> Iterator[Path]:
 
 def feed(program: BalancerProgram) -> bytes:
     table = b"".join(struct.pack("=4H", 7, row % 100 + 100, 0, 0) for row in range(program.rows))
-    program.set_settings(node_id=1, hash_key=KEY, rows=program.rows, source=NODE_ADDRESS, mtu=1500)
+    program.set_settings(node_settings(program.rows, node_id=1))
     program.set_members([MEMBER])
     program.swap_table(5, table)
-    program.set_vips([VipEntry(ends.vip, ends.vip_port, 9, 5, flow_table=False) for ends in FLOWS.values()])
+    program.set_vips([host_vip(ends.vip, ends.vip_port, 9, 5, flow_table=False) for ends in FLOWS.values()])
     return table
 
 
@@ -64,7 +67,7 @@ def test_second_load_knows_which_members_to_remove(fresh_bpffs: Path) -> None:
 def test_vips_that_are_gone_are_removed(fresh_bpffs: Path) -> None:
     program = BalancerProgram(fresh_bpffs, rows=ROWS)
     feed(program)
-    program.set_vips([VipEntry(FLOWS["ipv6"].vip, 443, 9, 5, flow_table=False)])
+    program.set_vips([host_vip(FLOWS["ipv6"].vip, 443, 9, 5, flow_table=False)])
     assert run(program.descriptor, framed(inner_packet(FLOWS["ipv4"], "A"))).verdict is Verdict.PASS
     assert run(program.descriptor, framed(inner_packet(FLOWS["ipv6"], "A"))).verdict is Verdict.TX
 
@@ -73,7 +76,7 @@ def test_another_number_of_rows_takes_tables_of_its_own(fresh_bpffs: Path) -> No
     old = BalancerProgram(fresh_bpffs, rows=ROWS)
     table = feed(old)
     with pytest.raises(ProgramError, match="compiled for tables of 997 rows, not 101"):
-        old.set_settings(node_id=1, hash_key=KEY, rows=101, source=NODE_ADDRESS, mtu=1500)
+        old.set_settings(node_settings(101, node_id=1))
     with pytest.raises(ProgramError, match="octets for 997 rows"):
         old.swap_table(5, bytes(8 * 101))
     new = BalancerProgram(fresh_bpffs, rows=101)
@@ -132,7 +135,7 @@ def test_plain_directory_is_no_bpffs(tmp_path: Path) -> None:
 def test_too_many_vips_are_refused_before_any_is_set(fresh_bpffs: Path) -> None:
     program = BalancerProgram(fresh_bpffs, rows=ROWS, max_vips=2)
     feed(program)
-    three = [VipEntry(IPv4Address("203.0.113.0") + n, 443, n + 1, 5, flow_table=False) for n in range(3)]
+    three = [host_vip(IPv4Address("203.0.113.0") + n, 443, n + 1, 5, flow_table=False) for n in range(3)]
     with pytest.raises(ProgramError, match="3 VIPs, and the balancer was loaded for 2"):
         program.set_vips(three)
     assert list(program.vip_counters()) == [9]
@@ -146,7 +149,7 @@ def test_full_set_of_vips_can_be_exchanged_for_another(fresh_bpffs: Path) -> Non
     for first in (0, 64):
         program.set_vips(
             [
-                VipEntry(IPv4Address("203.0.113.0") + first + n, 443, first + n + 1, 0, flow_table=False)
+                host_vip(IPv4Address("203.0.113.0") + first + n, 443, first + n + 1, 0, flow_table=False)
                 for n in range(64)
             ]
         )

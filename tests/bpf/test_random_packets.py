@@ -8,8 +8,20 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from l4.programs import BalancerProgram, MemberEntry, RedirectorProgram, VipEntry
-from tests.bpf.packets import FLOWS, GUE_PORT, KEY, NODE_ADDRESS, Gue, framed, inner_packet, tunnelled
+from l4.balancer_program import BalancerProgram
+from l4.entries import MemberEntry
+from l4.redirector_program import RedirectorProgram
+from tests.bpf.packets import (
+    FLOWS,
+    GUE_PORT,
+    NODE_ADDRESS,
+    Gue,
+    framed,
+    host_vip,
+    inner_packet,
+    node_settings,
+    tunnelled,
+)
 from tests.bpf.program_run import Verdict, run
 
 pytestmark = pytest.mark.kernel
@@ -61,8 +73,8 @@ def assert_encapsulation_adds_up(frame: bytes) -> None:
 
 
 def test_balancer_survives_anything(balancer: BalancerProgram) -> None:
-    balancer.set_settings(node_id=1, hash_key=KEY, rows=balancer.rows, source=NODE_ADDRESS, mtu=1500)
-    balancer.set_vips([VipEntry(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
+    balancer.set_settings(node_settings(balancer.rows, node_id=1))
+    balancer.set_vips([host_vip(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
     balancer.set_members([MemberEntry(1, HERE, live=True), MemberEntry(2, NEXT, live=True)])
     balancer.swap_table(0, b"\x01\0\x02\0\0\0\0\0" * balancer.rows)
     generator = random.Random(SEED)
@@ -77,7 +89,7 @@ def test_balancer_survives_anything(balancer: BalancerProgram) -> None:
 
 
 def test_redirector_survives_anything(redirector: RedirectorProgram) -> None:
-    redirector.set_settings(address=HERE)
+    redirector.set_settings(v4=HERE)
     redirector.set_tunnel_sources([NODE_ADDRESS])
     redirector.set_members([MemberEntry(2, NEXT, live=True)])
     generator = random.Random(SEED)

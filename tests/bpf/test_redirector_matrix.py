@@ -10,8 +10,9 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Packet
 
+from l4.entries import MemberEntry
 from l4.ingress import IngressMap, IngressUnavailable
-from l4.programs import MemberEntry, RedirectorProgram
+from l4.redirector_program import RedirectorProgram
 from tests.bpf.open_flows import FlowState, add_addresses, flow_in
 from tests.bpf.packets import FLOWS, NODE_ADDRESS, Gue, framed, inner_packet, sent_back, tunnelled
 from tests.bpf.program_run import Verdict, run
@@ -37,7 +38,7 @@ def address_of(member: int) -> IPv4Address:
 @pytest.fixture(scope="module", autouse=True)
 def _host(redirector: RedirectorProgram) -> None:
     add_addresses()
-    redirector.set_settings(address=HERE)
+    redirector.set_settings(v4=HERE)
     redirector.set_tunnel_sources([NODE_ADDRESS, address_of(22)])
 
 
@@ -168,10 +169,10 @@ def test_what_is_not_tunnelled_to_this_host_passes_untouched(redirector: Redirec
 
 
 def test_nothing_is_taken_from_the_tunnel_before_the_host_knows_its_address(redirector: RedirectorProgram) -> None:
-    redirector.set_settings(address=IPv4Address("0.0.0.0"))
+    redirector.set_settings(v4=None)
     frame = framed(arriving(inner_packet(FLOWS["ipv4"], "S"), destination=IPv4Address("0.0.0.0")))
     assert judge(redirector, frame) == (Verdict.PASS, frame, {})
-    redirector.set_settings(address=HERE)
+    redirector.set_settings(v4=HERE)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import trio
 
+from l4.attachment import XdpMode
 from l4.balancer import BalancerAgent
 from l4.bird import Bird
-from l4.programs import XdpMode
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.vip import Vip
 from tests.l4.edge import ACTIVE, DRAINED, VIPS, balancer_snapshot

@@ -65,7 +65,8 @@ def advertised(inside: Inside) -> dict[str, int | None]:
 
 
 def test_the_interface_is_described(inside: Inside, uplink: Interface) -> None:
-    assert uplink == Interface(name="eth0", mtu=1500)
+    assert (uplink.name, uplink.mtu, len(uplink.mac)) == ("eth0", 1500, 6)
+    assert uplink.mac != bytes(6)
 
 
 def test_an_unknown_interface_is_named(inside: Inside) -> None:
@@ -118,7 +119,7 @@ def test_a_default_route_with_several_next_hops_keeps_them(inside: Inside, uplin
 
 
 def test_no_default_route_is_told(inside: Inside) -> None:
-    assert inside(advertise_tunnel_mss, Interface("eth0", 1500)) == 0
+    assert inside(advertise_tunnel_mss, Interface("eth0", 1500, mac=bytes(6))) == 0
 
 
 def test_arp_for_vips_is_silenced_but_a_stricter_setting_stands(inside: Inside) -> None:

@@ -8,11 +8,11 @@ import trio
 import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
+from l4.attachment import XdpMode
 from l4.balancer import BalancerAgent
 from l4.bird import Bird
 from l4.metrics import balancer_metrics, exposition
 from l4.metrics_server import MAX_CONNECTIONS, MAX_REQUEST, serve_metrics
-from l4.programs import XdpMode
 
 
 class Endpoint:

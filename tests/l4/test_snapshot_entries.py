@@ -1,13 +1,14 @@
 """From snapshots to kernel entries: what contradicts itself is refused before anything is touched."""
 
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
 import pytest
 
+from l4.attachment import XdpMode
 from l4.balancer import BalancerAgent
 from l4.bird import Bird
-from l4.programs import MemberEntry, VipEntry, XdpMode
+from l4.entries import MemberEntry, VipEntry
 from l4.redirector import RedirectorAgent
 from l4.snapshot_entries import member_entries, vip_entries
 from orchestrator.contract.client import SnapshotRefused
@@ -33,7 +34,7 @@ EDGE = pool("edge", 3, (2, "198.18.2.12", True), (1, "198.18.2.11", False), redi
 
 def test_vips_name_their_pools_slot_and_need_the_flow_table_without_redirectors() -> None:
     assert vip_entries(VIPS[:1], [EDGE]) == [
-        VipEntry(address=ip_address("203.0.113.10"), port=443, vip_id=1, slot=3, flow_table=True)
+        VipEntry(ip_network("203.0.113.10"), 443, 443, vip_id=1, slot=3, flow_table=True)
     ]
     assert not vip_entries(VIPS[:1], [ACTIVE])[0].flow_table
 

@@ -1,0 +1,140 @@
+"""`balancer.c` as the balancer agent sees it: load, attach, feed, read.
+
+Making the object compiles and loads the program and takes up its pinned maps, with whatever values they have; the maps
+can be fed before `attach`; the program and its maps stay when the process exits. Not to be used by two threads at once.
+"""
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from l4 import attachment
+from l4.attachment import XdpMode
+from l4.bpf_map import Map
+from l4.entries import BalancerSettings, MemberEntry, VipEntry, mapped, vip_id_of
+from l4.pins import prepare_pins, remove_pins
+from l4.program_error import ProgramError
+from l4.program_loader import LoadedProgram
+from l4.shared_maps import U32, Counters, Members, reconcile, swap_inner_map, total
+
+_SERVICE = struct.Struct("=16s2sBx")
+_TRAFFIC = struct.Struct("=QQ")
+_OWNERS_OCTETS = 8
+
+
+class BalancerProgram:
+    """`balancer.c`, and its maps."""
+
+    NAME = "balancer"
+    FUNCTION = "edge_balancer"
+
+    def __init__(self, bpffs: Path, *, rows: int, max_vips: int = 1024) -> None:
+        """Compiles, loads, and takes up the maps pinned in `bpffs`. Raises ProgramError.
+
+        Tables of another number of rows are left to the program that runs with them until `attach` replaces it: a
+        changed `rows` takes a new BalancerProgram, filled and then attached.
+        """
+        self.rows = rows
+        self._max_vips = max_vips
+        self._pins = prepare_pins(bpffs, self.NAME)
+        self._tables_pin = f"tables-{rows}"
+        definitions: dict[str, str | int] = {"ROWS": rows, "MAX_VIPS": max_vips, "TABLES_PIN": self._tables_pin}
+        self._program = LoadedProgram("balancer.c", self.FUNCTION, self._pins, definitions)
+        self._settings = Map.pinned(self._pins / "settings")
+        self._vips = Map.pinned(self._pins / "vips")
+        self._tables = Map.pinned(self._pins / self._tables_pin)
+        self._vip_traffic = Map.pinned(self._pins / "vip_traffic")
+        self._member_packets = Map.pinned(self._pins / "member_packets")
+        self._members = Members(self._pins)
+        self._counters = Counters(self._pins, self.NAME)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the loaded program."""
+        return self._program.descriptor
+
+    def attach(self, interface: str, mode: XdpMode) -> str:
+        """Attaches to the interface, replacing an earlier balancer in one step. Returns "native" or "generic"."""
+        used = attachment.attach(interface, self.descriptor, self.FUNCTION, mode)
+        for name in self._pins.iterdir():
+            if name.name.startswith("tables-") and name.name != self._tables_pin:
+                name.unlink()  # of the program that has just been replaced
+        return str(used)
+
+    @staticmethod
+    def detach(interface: str) -> bool:
+        """Takes the balancer off the interface. False if none was there. Its maps stay pinned."""
+        return attachment.detach(interface, BalancerProgram.FUNCTION)
+
+    @staticmethod
+    def remove_pins(bpffs: Path) -> None:
+        """Forgets all maps: the next load starts empty, with counters at zero."""
+        remove_pins(bpffs, BalancerProgram.NAME)
+
+    def set_settings(self, settings: BalancerSettings) -> None:
+        """Sets, as a whole and between two packets, what all VIPs share."""
+        if settings.rows != self.rows:
+            raise ProgramError(
+                f"this program was compiled for tables of {self.rows} rows, not {settings.rows}: load a new one with "
+                f"{settings.rows} rows, fill its tables, and attach it over this one"
+            )
+        if len(settings.hash_key) != 16:
+            raise ProgramError(f"the flow hash's key has 16 octets, not {len(settings.hash_key)}")
+        value = settings.packed
+        swap_inner_map(self._settings, 0, "settings", value, len(value))
+
+    def set_vips(self, vips: Sequence[VipEntry]) -> None:
+        """Makes the VIPs those given. What is new or changed comes first, what is gone goes last."""
+        if len(vips) > self._max_vips:
+            raise ProgramError(f"{len(vips)} VIPs, and the balancer was loaded for {self._max_vips}: raise max_vips")
+        desired: dict[bytes, bytes] = {}
+        for vip in vips:
+            address = mapped(vip.network.network_address)
+            desired[_SERVICE.pack(address, vip.first_port.to_bytes(2, "big"), vip.protocol)] = vip.packed
+            desired.setdefault(_SERVICE.pack(address, bytes(2), 0), bytes(len(vip.packed)))
+        reconcile(self._vips, desired)
+
+    def set_members(self, members: Sequence[MemberEntry]) -> None:
+        """Makes the members those given, with their live bits. Nothing changes for those that stay the same."""
+        self._members.set(members)
+
+    def swap_table(self, slot: int, table: bytes) -> None:
+        """Puts a whole new forwarding table in place of the slot's, between two packets.
+
+        `table` is `rows` times 8 octets: four 16-bit member ids in the machine's order, newest owner first, 0 for none.
+        """
+        if len(table) != self.rows * _OWNERS_OCTETS:
+            raise ProgramError(f"a table of {len(table)} octets for {self.rows} rows of {_OWNERS_OCTETS}")
+        swap_inner_map(self._tables, slot, f"table_{slot}", table, _OWNERS_OCTETS)
+
+    def remove_table(self, slot: int) -> None:
+        """Takes the slot's table away: packets of VIPs that still name it are dropped and counted as `no_table`."""
+        self._tables.delete(U32.pack(slot))
+
+    def read_table(self, slot: int) -> bytes | None:
+        """The slot's table as the kernel holds it, in the form that `swap_table` takes. None if there is none."""
+        inner = self._tables.lookup(U32.pack(slot))
+        if inner is None:
+            return None
+        with Map.by_id(U32.unpack(inner)[0]) as table:
+            return table.read_array()
+
+    def counters(self) -> dict[str, int]:
+        """All counters by name, summed over CPUs. They survive restarts. docs/protocol.md says what each counts."""
+        return self._counters.read()
+
+    def vip_counters(self) -> dict[int, tuple[int, int]]:
+        """Packets and octets (of inner IP packets) forwarded, by id of the present VIPs."""
+        result = {}
+        for key in self._vips.keys():  # noqa: SIM118 (a kernel map is no dict)
+            value = self._vips.lookup(key)
+            if value is None or not (vip_id := vip_id_of(value)):
+                continue  # removed meanwhile, or the entry for an address alone
+            traffic = self._vip_traffic.lookup(U32.pack(vip_id)) or b""
+            per_cpu = list(_TRAFFIC.iter_unpack(traffic))
+            result[vip_id] = (sum(packets for packets, _ in per_cpu), sum(octets for _, octets in per_cpu))
+        return result
+
+    def member_counters(self) -> dict[int, int]:
+        """Packets sent to each present member, by its id."""
+        return {member: total(self._member_packets.lookup(U32.pack(member))) for member in self._members.ids()}
