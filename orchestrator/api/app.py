@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from orchestrator.api import node_paths, operator_paths
+from orchestrator.api import inquiry_paths, node_paths, operator_paths
 from orchestrator.api.answers import explain_http_error
 from orchestrator.api.callers import ForOperators, for_agents, for_anybody, for_operators
 from orchestrator.contract import operator, wire
@@ -24,6 +24,8 @@ def create_app(control: Control) -> ASGIApp:
         Route(wire.NODE_SNAPSHOT, for_agents(control, node_paths.snapshot), methods=["GET"]),
         Route(wire.NODE_REPORT, for_agents(control, node_paths.report), methods=["POST"]),
         Route(wire.NODE_CERTIFICATE, for_agents(control, node_paths.certificate), methods=["POST"]),
+        Route(wire.NODE_INQUIRY, for_agents(control, inquiry_paths.next_inquiry), methods=["GET"]),
+        Route(wire.NODE_INQUIRY_PIECE, for_agents(control, inquiry_paths.piece), methods=["POST"]),
         operate(operator.CONFIGURATION, "POST", operator_paths.apply),
         operate(operator.STATUS, "GET", operator_paths.status),
         operate(operator.VIPS, "GET", operator_paths.vips),
@@ -38,6 +40,9 @@ def create_app(control: Control) -> ASGIApp:
         operate(operator.NODE_DRAIN_CANCEL, "POST", operator_paths.cancel_drain),
         operate(operator.NODE_UNDRAIN, "POST", operator_paths.undrain),
         operate(operator.TOKENS, "POST", operator_paths.issue_token),
+        operate(operator.NODE_INQUIRIES, "POST", inquiry_paths.ask),
+        operate(operator.INQUIRY, "GET", inquiry_paths.progress),
+        operate(operator.INQUIRY, "DELETE", inquiry_paths.cancel),
     ]
     return without_lifespan(Starlette(routes=routes, exception_handlers={HTTPException: explain_http_error}))
 

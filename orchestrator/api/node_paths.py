@@ -3,11 +3,12 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from orchestrator.api.answers import Refused, answer, read_body
+from orchestrator.api.answers import answer, read_body
+from orchestrator.api.queries import number
 from orchestrator.contract.node import AgentIdentity
 from orchestrator.contract.report import Report
 from orchestrator.contract.token import parse_token
-from orchestrator.contract.wire import MAX_WAIT_S, JoinRequest, Problem, RenewRequest
+from orchestrator.contract.wire import MAX_WAIT_S, JoinRequest, RenewRequest
 from orchestrator.fleet.control import Control
 
 #: Versions stay exact in every JSON reader (RFC 8259 section 6).
@@ -24,8 +25,8 @@ async def join(control: Control, request: Request) -> Response:
 
 
 async def snapshot(control: Control, request: Request, agent: AgentIdentity) -> Response:
-    after = _number(request, "after", 0, MAX_VERSION)
-    wait_s = _number(request, "wait", 0, MAX_WAIT_S)
+    after = number(request, "after", 0, MAX_VERSION)
+    wait_s = number(request, "wait", 0, MAX_WAIT_S)
     found = await control.next_snapshot(agent, int(after), wait_s)
     return Response(status_code=204) if found is None else answer(found)
 
@@ -38,15 +39,3 @@ async def report(control: Control, request: Request, agent: AgentIdentity) -> Re
 async def certificate(control: Control, request: Request, agent: AgentIdentity) -> Response:
     body = await read_body(request, RenewRequest)
     return answer(control.renew(agent, body.csr_pem))
-
-
-def _number(request: Request, name: str, least: float, most: float) -> float:
-    text = request.query_params.get(name, "0")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not least <= value <= most:  # NaN is not between, either
-        message = f"{name}={text[:40]!r} is not a number from {least:.0f} to {most:.0f}"
-        raise Refused(422, Problem(code="invalid_query", message=message, path=name, hint="see the contract"))
-    return value

@@ -2,7 +2,7 @@
 
 import functools
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 import trio
@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.cli.context import Credentials, enter_network_namespace
 from orchestrator.cli.failure import CommandFailed, ExitCode, Finding, failed
-from orchestrator.contract import operator
+from orchestrator.contract import inquiry, operator
 from orchestrator.contract.base import Contract
 from orchestrator.contract.connection import Connection, OrchestratorRefused, OrchestratorUnreachable, verified_context
 
@@ -58,16 +58,37 @@ class FleetApi:
     async def token(self, request: operator.TokenRequest) -> operator.TokenAnswer:
         return await self._post(operator.TOKENS, request, operator.TokenAnswer)
 
+    async def ask(self, node: str, question: inquiry.Question) -> str:
+        """Puts a question to an agent of `node`; the inquiry's id."""
+        request = inquiry.InquiryRequest(question=question)
+        return (await self._post(operator.NODE_INQUIRIES.format(name=node), request, inquiry.InquiryAsked)).id
+
+    async def inquiry_progress(self, inquiry_id: str, wait_s: float) -> inquiry.InquiryProgress:
+        """What has come in, as soon as there is something; empty after `wait_s`."""
+        path = operator.INQUIRY.format(id=inquiry_id)
+        body = await self._request("GET", path, query={"wait": str(wait_s)}, wait_s=wait_s)
+        return inquiry.InquiryProgress.model_validate_json(body)
+
+    async def cancel_inquiry(self, inquiry_id: str) -> None:
+        await self._request("DELETE", operator.INQUIRY.format(id=inquiry_id))
+
     async def _post(self, path: str, question: Contract | None, answer: type[Model]) -> Model:
         body = question.model_dump_json() if question is not None else None
         return answer.model_validate_json(await self._request("POST", path, body))
 
-    async def _request(self, method: str, path: str, body: str | None = None) -> bytes:
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: str | None = None,
+        query: Mapping[str, str] | None = None,
+        wait_s: float = 0,
+    ) -> bytes:
         """Every orchestrator is asked once, beginning with the one that answered last."""
         reasons = []
         for _ in range(self._endpoints):
             try:
-                return (await self._connection.request(method, path, body=body)).body
+                return (await self._connection.request(method, path, body=body, query=query, wait_s=wait_s)).body
             except OrchestratorUnreachable as error:
                 reasons.append(str(error))
         raise OrchestratorUnreachable("; ".join(reasons))

@@ -14,7 +14,9 @@ Theory of operation
    It is tried again after a while: what stood in its way (a port in use, a full disk) may be gone.
 6. Versions only grow. An older one than the applied one is refused: it comes from a stale copy of the store. (An
    orchestrator that was restored from a backup notices that its agents are ahead, and raises its version past theirs.)
-7. Every failure of the network means: wait, longer each time up to a bound, take the next orchestrator, for ever.
+7. A third task takes what operators ask this agent, if it answers anything (`respondent`). The two before never wait
+   for it.
+8. Every failure of the network means: wait, longer each time up to a bound, take the next orchestrator, for ever.
 """
 
 import logging
@@ -36,6 +38,7 @@ from orchestrator.contract.connection import (
 from orchestrator.contract.node import AgentIdentity
 from orchestrator.contract.renewal import renew_when_due
 from orchestrator.contract.report import Nack, Report, Status
+from orchestrator.contract.respondent import Respondent, answer_inquiries
 from orchestrator.contract.snapshot import SNAPSHOT, Snapshot
 from orchestrator.contract.state_directory import MAX_SNAPSHOT_BYTES, SnapshotUnreadable, StateDirectory
 from orchestrator.contract.wire import MAX_NACK_REASON, MAX_WAIT_S, NODE_REPORT, NODE_SNAPSHOT
@@ -73,10 +76,17 @@ class Agent(Protocol):
         """
 
 
-async def run_agent(agent: Agent, *, state: StateDirectory, ready: Callable[[], None] | None = None) -> NoReturn:
+async def run_agent(
+    agent: Agent,
+    *,
+    state: StateDirectory,
+    ready: Callable[[], None] | None = None,
+    respondent: Respondent | None = None,
+) -> NoReturn:
     """Keep `agent` on its newest good snapshot until cancelled.
 
     `ready` is called once, as soon as a snapshot is in service (from disk, or the first from an orchestrator).
+    `respondent` answers what operators ask this agent; without one, they are told that it answers nothing.
     Raises NotJoined if `state` holds no identity, and OSError if its keys cannot be read.
     """
     enrolment = state.enrolment()
@@ -86,6 +96,8 @@ async def run_agent(agent: Agent, *, state: StateDirectory, ready: Callable[[], 
         nursery.start_soon(course.watch, enrolment.endpoints)
         nursery.start_soon(course.report, enrolment.endpoints)
         nursery.start_soon(renew_when_due, state, course.renewed)
+        if respondent is not None:
+            nursery.start_soon(course.answer, respondent, enrolment.endpoints)
     raise AssertionError("the tasks above end by cancellation only")
 
 
@@ -170,8 +182,19 @@ class _Course:
                     with trio.move_on_after(REPORT_INTERVAL_S):
                         await self.news.wait()
 
+    async def answer(self, respondent: Respondent, endpoints: tuple[str, ...]) -> NoReturn:
+        """Task: answer what operators ask this agent."""
+        while True:
+            epoch = self.certificate_epoch
+
+            def is_current(epoch: int = epoch) -> bool:
+                return epoch == self.certificate_epoch
+
+            async with self._connection(endpoints) as connection:
+                await answer_inquiries(respondent, connection, is_current)
+
     def renewed(self) -> None:
-        """The certificate on disk is a new one: both tasks connect anew with it."""
+        """The certificate on disk is a new one: all tasks connect anew with it."""
         self.certificate_epoch += 1
 
     def _connection(self, endpoints: tuple[str, ...]) -> Connection:

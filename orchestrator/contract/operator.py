@@ -42,6 +42,11 @@ NODE_UNDRAIN = "/v1/nodes/{name}/undrain"
 """POST → DrainView: a drained (or draining) member is active again; 409 `not_drained`."""
 TOKENS = "/v1/tokens"
 """POST TokenRequest → TokenAnswer."""
+NODE_INQUIRIES = "/v1/nodes/{name}/inquiries"
+"""POST InquiryRequest → InquiryAsked; 409 `agent_silent`, `too_many_inquiries`."""
+INQUIRY = "/v1/inquiries/{id}"
+"""GET ?wait=SECONDS → InquiryProgress: what came in since the last GET, as soon as there is something. DELETE → 204:
+the agent stops. Only for the operator who asked; an inquiry that nobody GETs for a while ends as by DELETE."""
 
 #: Limits of a configuration, which together bound what a POST may hold.
 MAX_CONFIGURATION_FILES = 10_000

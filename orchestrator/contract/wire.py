@@ -23,6 +23,10 @@ NODE_REPORT = "/v1/node/report"
 """POST Report → 204. Agents only."""
 NODE_CERTIFICATE = "/v1/node/certificate"
 """POST RenewRequest → JoinResponse: a new certificate for the identity in the present one. Agents only."""
+NODE_INQUIRY = "/v1/node/inquiry"
+"""GET ?wait=SECONDS → 200 Inquiry for this agent, each given out once, or 204 when the wait is over. Agents only."""
+NODE_INQUIRY_PIECE = "/v1/node/inquiry/{id}"
+"""POST Piece → PieceTaken, when there is room for it. Agents only, and only that which was asked."""
 
 #: Longest long-poll that the orchestrator grants, in seconds.
 MAX_WAIT_S = 30.0

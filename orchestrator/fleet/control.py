@@ -15,6 +15,7 @@ import trio
 from orchestrator.config.compile import load_configuration
 from orchestrator.config.configuration import Configuration
 from orchestrator.config.difference import describe_change
+from orchestrator.contract.inquiry import ROLE_OF_QUESTION, Question
 from orchestrator.contract.node import AgentIdentity
 from orchestrator.contract.operator import Applied, DrainView
 from orchestrator.contract.report import Report
@@ -24,6 +25,7 @@ from orchestrator.contract.wire import JoinRequest, JoinResponse
 from orchestrator.fleet import drain
 from orchestrator.fleet.authority import Authority
 from orchestrator.fleet.document import FleetRefused, FleetState
+from orchestrator.fleet.inquiries import InquiryBoard
 from orchestrator.fleet.ledger import Ledger, Present
 from orchestrator.fleet.membership import configure
 from orchestrator.fleet.progress import waits_for
@@ -51,6 +53,7 @@ class Control:
     wall: Callable[[], float] = time.time
     retire_hold_s: float = RETIRE_HOLD_S
     holds: Holds = field(default_factory=Holds)
+    inquiries: InquiryBoard = field(default_factory=InquiryBoard)
 
     def __repr__(self) -> str:
         return f"Control({self.ledger}, {self.board})"
@@ -132,6 +135,22 @@ class Control:
         log.info("join token for %s, good for %.0f s", identity, ttl_s)
         return token, now + ttl_s
 
+    def ask(self, asked_by: str, node: str, question: Question) -> str:
+        """Asks the agent on `node` that such a question is for; the inquiry's id.
+
+        Raises FleetRefused: not_found, agent_silent, too_many_inquiries.
+        """
+        agent = AgentIdentity(node=node, role=ROLE_OF_QUESTION[question.kind])
+        if agent not in known_agents(self.present.fleet, self.present.configuration):
+            raise FleetRefused("not_found", f"no node {node!r} with a {agent.role}", "`edgectl get nodes` lists them")
+        if self.board.fresh(agent.node, agent.role) is None:
+            raise FleetRefused(
+                "agent_silent",
+                f"{self.board.silence_in_words(agent.node, agent.role)}: it cannot be asked",
+                f"start edge-l4 {agent.role} on {node}, or look at its log",
+            )
+        return self.inquiries.ask(asked_by, agent, question)
+
     # --- agents
 
     async def join(self, request: JoinRequest, token: JoinToken) -> JoinResponse:
@@ -193,7 +212,9 @@ class Control:
     async def tick(self) -> None:
         """One look at what moves by itself."""
         before = self.present
-        self.board.keep_only(known_agents(before.fleet, before.configuration))
+        known = known_agents(before.fleet, before.configuration)
+        self.board.keep_only(known)
+        self.inquiries.keep_only(known)
 
         def decide(present: Present) -> tuple[FleetState, Configuration]:
             fleet = advance(
