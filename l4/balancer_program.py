@@ -36,15 +36,13 @@ class BalancerProgram:
         """
         self.rows = rows
         self._max_vips = max_vips
-        self._pins = prepare_pins(bpffs, self.NAME)
-        self._tables_pin = f"tables-{rows}"
-        definitions: dict[str, str | int] = {"ROWS": rows, "MAX_VIPS": max_vips, "TABLES_PIN": self._tables_pin}
-        self._program = LoadedProgram("balancer.c", self.FUNCTION, self._pins, definitions)
-        self._settings = Map.pinned(self._pins / "settings")
-        self._vips = Map.pinned(self._pins / "vips")
-        self._tables = Map.pinned(self._pins / self._tables_pin)
-        self._vip_traffic = Map.pinned(self._pins / "vip_traffic")
-        self._member_packets = Map.pinned(self._pins / "member_packets")
+        self._pins = prepare_pins(bpffs, self.NAME, {"tables": rows})
+        self._program = LoadedProgram("balancer.c", self.FUNCTION, self._pins, {"ROWS": rows, "MAX_VIPS": max_vips})
+        self._settings = self._pins.open("settings")
+        self._vips = self._pins.open("vips")
+        self._tables = self._pins.open("tables")
+        self._vip_traffic = self._pins.open("vip_traffic")
+        self._member_packets = self._pins.open("member_packets")
         self._members = Members(self._pins)
         self._counters = Counters(self._pins, self.NAME)
 
@@ -54,11 +52,12 @@ class BalancerProgram:
         return self._program.descriptor
 
     def attach(self, interface: str, mode: XdpMode) -> str:
-        """Attaches to the interface, replacing an earlier balancer in one step. Returns "native" or "generic"."""
+        """Attaches to the interface, replacing an earlier balancer in one step. Returns "native" or "generic".
+
+        Maps that only other versions or other numbers of rows use are forgotten then.
+        """
         used = attachment.attach(interface, self.descriptor, self.FUNCTION, mode)
-        for name in self._pins.iterdir():
-            if name.name.startswith("tables-") and name.name != self._tables_pin:
-                name.unlink()  # of the program that has just been replaced
+        self._pins.remove_leftovers()
         return str(used)
 
     @staticmethod

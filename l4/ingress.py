@@ -12,6 +12,7 @@ from typing import Self
 
 from l4.bpf_call import READ_ONLY
 from l4.bpf_map import Map
+from l4.pins import pin_path
 
 _PROTOCOL_TCP = 6
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -46,7 +47,7 @@ class IngressMap:
     @classmethod
     def open(cls, bpffs: Path) -> Self:
         """Opens the map that the redirector pinned in `bpffs`. Raises IngressUnavailable."""
-        path = bpffs / "edgefleet" / "redirector" / "ingress"
+        path = pin_path(bpffs, "redirector", "ingress")
         try:
             opened = Map.pinned(path, READ_ONLY)
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from l4.bpf_map import Map, MapShape
 from l4.headers import HeadersMissing, kernel_headers
+from l4.pins import ProgramPins
 from l4.program_error import ProgramError
 
 SOURCES = Path(__file__).parent / "bpf"
@@ -23,14 +24,14 @@ _COUNTER = re.compile(r"\bX\((\w+)\)")
 class LoadedProgram:
     """A compiled and loaded XDP program. Holds bcc's module, which owns the descriptors."""
 
-    def __init__(self, source: str, function: str, pins: Path, definitions: Mapping[str, str | int]) -> None:
+    def __init__(self, source: str, function: str, pins: ProgramPins, definitions: Mapping[str, str | int]) -> None:
         """Compiles and loads `function` of `l4/bpf/<source>`. Raises ProgramError.
 
         `definitions` become macros; text ones are passed as C strings.
         """
         self.name = function
-        self._module = _compile(source, {"PIN_DIRECTORY": str(pins), **definitions})
-        _check_pinned_maps(self._module, pins)
+        self._module = _compile(source, {**pins.macros(), **definitions})
+        _check_pinned_maps(self._module, pins.directory)
         try:
             self.descriptor: int = self._module.load_func(function.encode(), self._module.XDP).fd
         except Exception as error:
@@ -99,7 +100,7 @@ def _macro(value: str | int) -> str:
     return f'"{value}"'
 
 
-def _check_pinned_maps(module: Any, pins: Path) -> None:
+def _check_pinned_maps(module: Any, directory: Path) -> None:
     """Compares what the source declares with what is pinned: bcc takes up any map of the right name."""
     from bcc import lib
 
@@ -122,6 +123,6 @@ def _check_pinned_maps(module: Any, pins: Path) -> None:
             if actual.shape != declared:
                 name = ask("bpf_table_name", table, ctypes.c_char_p).decode()
                 raise ProgramError(
-                    f"the map {name} pinned in {pins} is {actual.shape}, this version needs {declared}; "
-                    f"drain this node, then start anew: edge-l4 {pins.name} detach"
+                    f"the map {name} pinned in {directory} is {actual.shape}, this version needs {declared}; "
+                    f"drain this node, then start anew: edge-l4 {directory.name} detach"
                 )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from l4 import attachment
 from l4.attachment import XdpMode
-from l4.bpf_map import Map
 from l4.entries import MemberEntry, mapped, redirector_settings
 from l4.pins import prepare_pins, remove_pins
 from l4.program_error import ProgramError
@@ -24,8 +23,8 @@ class RedirectorProgram:
         """Compiles, loads, and takes up the maps pinned in `bpffs`. Raises ProgramError."""
         self._pins = prepare_pins(bpffs, self.NAME)
         self._program = LoadedProgram("redirect.c", self.FUNCTION, self._pins, {})
-        self._settings = Map.pinned(self._pins / "settings")
-        self._sources = Map.pinned(self._pins / "tunnel_sources")
+        self._settings = self._pins.open("settings")
+        self._sources = self._pins.open("tunnel_sources")
         self._members = Members(self._pins)
         self._counters = Counters(self._pins, self.NAME)
 
@@ -35,8 +34,13 @@ class RedirectorProgram:
         return self._program.descriptor
 
     def attach(self, interface: str, mode: XdpMode) -> str:
-        """Attaches to the interface, replacing an earlier redirector in one step. Returns "native" or "generic"."""
-        return str(attachment.attach(interface, self.descriptor, self.FUNCTION, mode))
+        """Attaches to the interface, replacing an earlier redirector in one step. Returns "native" or "generic".
+
+        Maps that only other versions use are forgotten then.
+        """
+        used = attachment.attach(interface, self.descriptor, self.FUNCTION, mode)
+        self._pins.remove_leftovers()
+        return str(used)
 
     @staticmethod
     def detach(interface: str) -> bool:

@@ -2,10 +2,10 @@
 
 import struct
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from l4.bpf_map import Map
 from l4.entries import MemberEntry
+from l4.pins import ProgramPins
 from l4.program_loader import counter_names
 
 U32 = struct.Struct("=I")
@@ -15,8 +15,8 @@ _U64 = struct.Struct("=Q")
 class Members:
     """The members map, which both programs have, and which of its entries are in use."""
 
-    def __init__(self, pins: Path) -> None:
-        self._map = Map.pinned(pins / "members")
+    def __init__(self, pins: ProgramPins) -> None:
+        self._map = pins.open("members")
         values = self._map.read_array()
         none = bytes(MemberEntry.SIZE)
         self._present = {
@@ -43,8 +43,8 @@ class Members:
 class Counters:
     """The counters map, which both programs have, read by name."""
 
-    def __init__(self, pins: Path, program: str) -> None:
-        self._map = Map.pinned(pins / "counters")
+    def __init__(self, pins: ProgramPins, program: str) -> None:
+        self._map = pins.open("counters")
         self._names = counter_names(program.upper())
 
     def read(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 /*
  * The balancer, on an L4 node: brings each packet to the proxy that owns its flow, with the earlier
  * owners in its luggage, and keeps no state of its own. Loaded by l4/balancer_program.py, which
- * defines PIN_DIRECTORY, TABLES_PIN, ROWS and MAX_VIPS.
+ * defines ROWS, MAX_VIPS and the pins.
  */
 #include <uapi/linux/bpf.h>
 

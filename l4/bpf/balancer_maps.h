@@ -12,7 +12,7 @@ enum balancer_counter {
 	BALANCER_COUNTERS(AS_CONSTANT) BALANCER_COUNTERS_END,
 };
 
-BPF_TABLE_PINNED("percpu_array", __u32, __u64, counters, COUNTER_SLOTS, PIN("counters"));
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, counters, COUNTER_SLOTS, PIN(counters));
 
 static __always_inline void count(__u32 counter)
 {
@@ -36,7 +36,7 @@ struct balancer_settings {
 
 /* An array of one map of one entry: settings change as a whole, between two packets. */
 BPF_TABLE("array", __u32, struct balancer_settings, settings_prototype, 1);
-BPF_TABLE_PINNED("array_of_maps$settings_prototype", __u32, __u32, settings, 1, PIN("settings"));
+BPF_TABLE_PINNED("array_of_maps$settings_prototype", __u32, __u32, settings, 1, PIN(settings));
 
 static __always_inline struct balancer_settings *find_settings(void)
 {
@@ -66,7 +66,7 @@ struct vip {
 /* Two entries for each VIP: by address, port and protocol; and by address alone (port and protocol
  * zero), for packets whose ports cannot be read. Twice that, so that a new set of VIPs can be
  * entered before the old one is removed. */
-BPF_TABLE_PINNED("hash", struct service, struct vip, vips, 4 * MAX_VIPS, PIN("vips"));
+BPF_TABLE_PINNED("hash", struct service, struct vip, vips, 4 * MAX_VIPS, PIN(vips));
 
 static __always_inline bool is_vip_address(struct service *service)
 {
@@ -80,9 +80,8 @@ struct traffic {
 	__u64 bytes; /* of inner IP packets */
 };
 
-BPF_TABLE_PINNED("percpu_array", __u32, struct traffic, vip_traffic, IDENTIFIERS,
-		 PIN("vip_traffic"));
-BPF_TABLE_PINNED("percpu_array", __u32, __u64, member_packets, IDENTIFIERS, PIN("member_packets"));
+BPF_TABLE_PINNED("percpu_array", __u32, struct traffic, vip_traffic, IDENTIFIERS, PIN(vip_traffic));
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, member_packets, IDENTIFIERS, PIN(member_packets));
 
 static __always_inline void count_forwarded(__u32 vip_id, __u32 bytes, __u32 member_id)
 {

@@ -13,7 +13,7 @@
 
 /* Each CPU evicts from a list of its own, and sees the entries of all: a flow that moves to another
  * receive queue keeps its member. */
-BPF_TABLE_PINNED("lru_hash", struct flow, __u32, flow_table, FLOW_TABLE_ENTRIES, PIN("flow_table"),
+BPF_TABLE_PINNED("lru_hash", struct flow, __u32, flow_table, FLOW_TABLE_ENTRIES, PIN(flow_table),
 		 BPF_F_NO_COMMON_LRU);
 
 /* Finds where an open flow went before. A flow that is new, forgotten, or whose member is not live

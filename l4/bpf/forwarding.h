@@ -14,8 +14,7 @@
 
 /* A row: owner identifiers, newest first, the first in the lowest bits; 0 ends the chain. */
 BPF_TABLE("array", __u32, __u64, table_prototype, ROWS);
-BPF_TABLE_PINNED("array_of_maps$table_prototype", __u32, __u32, tables, MAX_TABLES,
-		 PIN(TABLES_PIN));
+BPF_TABLE_PINNED("array_of_maps$table_prototype", __u32, __u32, tables, MAX_TABLES, PIN(tables));
 
 /* Where a packet goes. */
 struct route {

@@ -17,7 +17,7 @@ struct member {
 	__u16 flags;
 };
 
-BPF_TABLE_PINNED("array", __u32, struct member, members, IDENTIFIERS, PIN("members"));
+BPF_TABLE_PINNED("array", __u32, struct member, members, IDENTIFIERS, PIN(members));
 
 /* NULL if the identifier means nobody. */
 static __always_inline struct member *find_member(__u16 id)

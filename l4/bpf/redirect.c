@@ -2,7 +2,7 @@
 /*
  * The redirector, on a proxy's host: takes encapsulated packets in, keeps those whose flow is here,
  * and gives the others their second chance with the next owner. Loaded by l4/redirector_program.py,
- * which defines PIN_DIRECTORY.
+ * which defines the pins.
  */
 #include <uapi/linux/bpf.h>
 

@@ -12,7 +12,7 @@ enum redirector_counter {
 	REDIRECTOR_COUNTERS(AS_CONSTANT) REDIRECTOR_COUNTERS_END,
 };
 
-BPF_TABLE_PINNED("percpu_array", __u32, __u64, counters, COUNTER_SLOTS, PIN("counters"));
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, counters, COUNTER_SLOTS, PIN(counters));
 
 static __always_inline void count(__u32 counter)
 {
@@ -28,7 +28,7 @@ struct redirector_settings {
 	__u32 zero;
 };
 
-BPF_TABLE_PINNED("array", __u32, struct redirector_settings, settings, 1, PIN("settings"));
+BPF_TABLE_PINNED("array", __u32, struct redirector_settings, settings, 1, PIN(settings));
 
 /* Who may send encapsulated packets here: a tunnel that anyone can write to is a hole. */
 #define MAX_TUNNEL_SOURCES 16384
@@ -38,7 +38,7 @@ struct underlay_address {
 };
 
 BPF_TABLE_PINNED("hash", struct underlay_address, __u32, tunnel_sources, MAX_TUNNEL_SOURCES,
-		 PIN("tunnel_sources"));
+		 PIN(tunnel_sources));
 
 /* The L4 node that brought each flow's first packet here. The proxy asks once, at accept, so an
  * entry need only outlive the handshake; flows that are never accepted are pushed out by newer
@@ -51,7 +51,7 @@ struct ingress {
 	__u16 zero[3];
 };
 
-BPF_TABLE_PINNED("lru_hash", struct flow, struct ingress, ingress, INGRESS_ENTRIES, PIN("ingress"));
+BPF_TABLE_PINNED("lru_hash", struct flow, struct ingress, ingress, INGRESS_ENTRIES, PIN(ingress));
 
 static __always_inline void record_ingress(struct flow *flow, __u16 l4_node)
 {

@@ -2,10 +2,6 @@
 
 import os
 import socket
-import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -16,81 +12,14 @@ from scapy.layers.l2 import Ether
 from l4 import attachment
 from l4.attachment import XdpMode
 from l4.balancer_program import BalancerProgram
-from l4.entries import MemberEntry
-from l4.headers import kernel_headers
 from l4.ingress import IngressMap
 from l4.program_error import ProgramError
 from l4.redirector_program import RedirectorProgram
-from tests.bpf.packets import (
-    CLIENT_MAC,
-    FLOWS,
-    NODE_ADDRESS,
-    framed,
-    host_vip,
-    inner_packet,
-    node_settings,
-    tunnelled,
-)
+from tests.bpf.conftest import ip
+from tests.bpf.packets import CLIENT_MAC, FLOWS, NODE_ADDRESS, framed, inner_packet, node_settings, tunnelled
+from tests.bpf.veth import CLIENT, NODE, feed, lost_during, numbers_returned, wire
 
 pytestmark = pytest.mark.kernel
-
-CLIENT, NODE = "client0", "node0"
-NODE_MAC = "02:00:00:00:00:02"
-ETHERTYPE_ALL = 3
-SO_RCVBUFFORCE = 33  # socket(7); Python has no name for it
-PASS_EVERYTHING = b"int edge_test_pass(struct xdp_md *ctx) { return XDP_PASS; }"
-BURST = 16  # the receive ring of a veth end holds 256 frames
-
-
-def ip(command: str) -> None:
-    subprocess.run(["ip", *command.split()], check=True)
-
-
-@pytest.fixture
-def pair(network_namespace: None) -> Iterator[None]:
-    """Two ends of one cable; the client's has the XDP program that a veth end facing XDP_TX needs."""
-    from bcc import BPF
-
-    ip(f"link add {CLIENT} address {CLIENT_MAC} type veth peer name {NODE} address {NODE_MAC}")
-    for end in (CLIENT, NODE):
-        subprocess.run(["ethtool", "-K", end, "tx", "off", "rx", "off"], check=True, stdout=subprocess.DEVNULL)
-        ip(f"link set {end} up")
-    with kernel_headers():
-        passing = BPF(text=PASS_EVERYTHING)
-    attachment.attach(CLIENT, passing.load_func(b"edge_test_pass", BPF.XDP).fd, "edge_test_pass", XdpMode.NATIVE)
-    yield
-    ip(f"link del {CLIENT}")
-    passing.cleanup()
-
-
-@contextmanager
-def wire(interface: str) -> Iterator[socket.socket]:
-    """Sends and receives frames on an interface."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE_ALL)) as opened:
-        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
-        opened.bind((interface, 0))
-        opened.settimeout(5)
-        yield opened
-
-
-def feed(program: BalancerProgram, owner: int = 1) -> None:
-    program.set_settings(node_settings(program.rows, node_id=1))
-    program.set_members([MemberEntry(n, IPv4Address("198.18.2.0") + n, live=True) for n in (1, 2)])
-    program.swap_table(0, (owner.to_bytes(2, "little") + bytes(6)) * program.rows)
-    program.set_vips([host_vip(ends.vip, ends.vip_port, 1, 0, flow_table=False) for ends in FLOWS.values()])
-
-
-def count_returned(receiver: socket.socket, wanted: int, idle_s: float = 2.0) -> int:
-    """How many tunnel packets came back, until all did or none came for a while."""
-    receiver.settimeout(idle_s)
-    returned = 0
-    try:
-        while returned < wanted:
-            frame = receiver.recv(2048)
-            returned += frame[12:14] == b"\x08\x00" and frame[36:38] == b"\x17\xc0"
-    except TimeoutError:
-        pass
-    return returned
 
 
 @pytest.mark.parametrize("mode", [XdpMode.NATIVE, XdpMode.GENERIC, XdpMode.AUTO])
@@ -103,44 +32,34 @@ def test_attached_balancer_returns_packets_in_the_tunnel(pair: None, balancer: B
     with wire(CLIENT) as client:
         for _ in range(10):
             client.send(framed(inner_packet(FLOWS["ipv4"], "A")))
-        assert count_returned(client, 10) == 10
+        assert len(numbers_returned(client, 10)) == 10
     assert BalancerProgram.detach(NODE)
     assert not BalancerProgram.detach(NODE)
     assert attachment.attached_program(NODE) is None
 
 
-def test_program_replaced_and_table_swapped_under_traffic_lose_nothing(
+def test_twenty_replacements_and_a_hundred_table_swaps_under_traffic_lose_nothing(
     pair: None, bpffs: Path, balancer: BalancerProgram
 ) -> None:
     feed(balancer)
     balancer.attach(NODE, XdpMode.NATIVE)
-    frame = framed(inner_packet(FLOWS["ipv4"], "A"))
-    enough = threading.Event()
-    sent: list[int] = []
+    programs = set()
 
-    def send(client: socket.socket) -> None:
-        packets = 0
-        while not enough.wait(0.002):
-            for _ in range(BURST):
-                client.send(frame)
-            packets += BURST
-        sent.append(packets)
+    def replace_and_swap() -> None:
+        for _ in range(20):
+            program = BalancerProgram(bpffs, rows=balancer.rows)
+            program.attach(NODE, XdpMode.AUTO)
+            attached = attachment.attached_program(NODE)
+            assert attached is not None
+            programs.add(attached.program_id)
+            for owner in (1, 2, 1, 2, 1):
+                program.swap_table(0, (owner.to_bytes(2, "little") + bytes(6)) * program.rows)
+                program.set_settings(node_settings(program.rows, node_id=owner))
 
-    with wire(CLIENT) as receiver, wire(CLIENT) as sender:
-        sending = threading.Thread(target=send, args=(sender,))
-        sending.start()
-        try:
-            for _ in range(3):
-                program = BalancerProgram(bpffs, rows=balancer.rows)
-                program.attach(NODE, XdpMode.AUTO)
-                for owner in (1, 2) * 5:
-                    program.swap_table(0, (owner.to_bytes(2, "little") + bytes(6)) * program.rows)
-                    program.set_settings(node_settings(program.rows, node_id=owner))
-        finally:
-            enough.set()
-            sending.join()
-        assert sent[0] > 1000
-        assert count_returned(receiver, sent[0]) == sent[0]
+    sent, lost = lost_during(replace_and_swap)
+    assert len(programs) == 20
+    assert sent > 1000
+    assert lost == 0
     BalancerProgram.detach(NODE)
 
 
@@ -152,7 +71,7 @@ def test_program_stays_when_its_loader_exits(pair: None, bpffs: Path, balancer: 
     assert os.waitpid(child, 0)[1] == 0
     with wire(CLIENT) as client:
         client.send(framed(inner_packet(FLOWS["ipv4"], "A")))
-        assert count_returned(client, 1) == 1
+        assert len(numbers_returned(client, 1)) == 1
     BalancerProgram.detach(NODE)
 
 

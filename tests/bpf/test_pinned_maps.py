@@ -3,16 +3,12 @@
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from l4 import pins
 from l4.balancer_program import BalancerProgram
-from l4.bpf_call import pin
-from l4.bpf_map import Map
 from l4.entries import MemberEntry
 from l4.program_error import ProgramError
 from l4.redirector_program import RedirectorProgram
@@ -23,14 +19,6 @@ pytestmark = pytest.mark.kernel
 
 ROWS = 997
 MEMBER = MemberEntry(7, IPv4Address("198.18.2.17"), live=True)
-
-
-@pytest.fixture
-def fresh_bpffs(bpffs: Path) -> Iterator[Path]:
-    """A bpffs without pins of ours, before and after."""
-    yield bpffs
-    BalancerProgram.remove_pins(bpffs)
-    RedirectorProgram.remove_pins(bpffs)
 
 
 def feed(program: BalancerProgram) -> bytes:
@@ -105,26 +93,10 @@ def test_full_sized_table_is_swapped_and_read_back_fast(fresh_bpffs: Path) -> No
     assert program.read_table(0) == table
 
 
-def test_maps_of_another_layout_are_refused(fresh_bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    RedirectorProgram(fresh_bpffs)
-    monkeypatch.setattr(pins, "LAYOUT_VERSION", 2)
-    with pytest.raises(ProgramError, match=r"layout 1, this version reads layout 2; .*edge-l4 redirector detach"):
-        RedirectorProgram(fresh_bpffs)
-
-
 def test_maps_of_another_size_are_refused(fresh_bpffs: Path) -> None:
     BalancerProgram(fresh_bpffs, rows=ROWS)
     with pytest.raises(ProgramError, match=r"the map vips pinned in .* this version needs"):
         BalancerProgram(fresh_bpffs, rows=ROWS, max_vips=2048)
-
-
-def test_directory_that_someone_else_filled_is_refused(fresh_bpffs: Path) -> None:
-    directory = pins.pin_directory(fresh_bpffs, "balancer")
-    directory.mkdir(parents=True)
-    with Map.create_array("foreign", 8, 1) as foreign:
-        pin(foreign.descriptor, directory / "foreign")
-    with pytest.raises(ProgramError, match="layout None"):
-        BalancerProgram(fresh_bpffs, rows=ROWS)
 
 
 def test_plain_directory_is_no_bpffs(tmp_path: Path) -> None:
