@@ -54,8 +54,8 @@ class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Message(ctypes.Structure):
-    """`struct mmsghdr` of sendmmsg(2)."""
+class _Header(ctypes.Structure):
+    """`struct msghdr` of sendmsg(2)."""
 
     _fields_ = (
         ("name", ctypes.c_void_p),
@@ -65,8 +65,13 @@ class _Message(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        ("sent", ctypes.c_uint),
     )
+
+
+class _Message(ctypes.Structure):
+    """`struct mmsghdr` of sendmmsg(2)."""
+
+    _fields_ = (("header", _Header), ("sent", ctypes.c_uint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +139,8 @@ def flood(link: Link, v4: IPv4Address, v6: IPv6Address, port: int, seconds: floa
     vectors = (_Iovec * BATCH)(*(_Iovec(ctypes.addressof(buffer), len(buffer)) for buffer in buffers))
     messages = (_Message * BATCH)()
     for number, message in enumerate(messages):
-        message.iovec = ctypes.addressof(vectors) + number * ctypes.sizeof(_Iovec)
-        message.iovec_count = 1
+        message.header.iovec = ctypes.addressof(vectors) + number * ctypes.sizeof(_Iovec)
+        message.header.iovec_count = 1
     libc = ctypes.CDLL(None, use_errno=True)
     fates = struct.Struct("=4H")
     sent = 0
