@@ -90,7 +90,7 @@ class BalancerAgent:
         self._sessions: dict[str, bool] = {}
         self._bird_trouble: str | None = None
         self._watch_trouble: str | None = None
-        self._counts: Counter[str] = Counter(snapshots_refused=0, watch_failures=0, bird_failures=0)
+        self._counts: Counter[str] = Counter(snapshots_refused=0, watch_failures=0, bird_failures=0, table_swaps=0)
 
     def __repr__(self) -> str:
         version = self._plan.snapshot.version if self._plan else None
@@ -235,6 +235,7 @@ class BalancerAgent:
         for table in plan.tables:
             if program.read_table(table.slot) != table.chains:
                 program.swap_table(table.slot, table.chains)
+                self._counts["table_swaps"] += 1
         program.set_vips(plan.vips)
         in_use = {table.slot for table in plan.tables}
         for slot in range(TABLE_SLOTS):

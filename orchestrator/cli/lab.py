@@ -32,6 +32,7 @@ Examples:
         "down": ("orchestrator.cli.lab:down", "Take it down, whatever state it is in."),
         "status": ("orchestrator.cli.lab:status", "What of it is there, and what is not."),
         "exec": ("orchestrator.cli.lab:execute", "Run a command on one of its hosts."),
+        "chaos": ("orchestrator.cli.lab_chaos:chaos", "Faults, floods and upgrades under load, with a verdict."),
         "demo": ("orchestrator.cli.lab_demo:demo", "Two drains and a dead L4 node under load, with a verdict."),
     },
 )

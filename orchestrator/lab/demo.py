@@ -4,9 +4,6 @@ lab up ─▶ load ─▶ drain proxy-1 ─▶ restart it ─▶ undrain ─▶ 
                                                               └─ meanwhile: l4-1 cut off
 """
 
-import math
-import re
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,27 +13,21 @@ import trio
 
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.operator import DrainView
+from orchestrator.lab.agent_counters import counters_of
 from orchestrator.lab.edgectl import Edgectl
 from orchestrator.lab.errors import LabError
-from orchestrator.lab.fabric import run_in
 from orchestrator.lab.failover import FailoverWatch, watch_failover
 from orchestrator.lab.lab import Lab
-from orchestrator.lab.lifecycle import lab_down, lab_up
+from orchestrator.lab.lab_load import load_plan
 from orchestrator.lab.load.messages import BreakageSeen, Tick
-from orchestrator.lab.load.plan import FlowKind, LoadPlan, Target
 from orchestrator.lab.load.process import LoadProcess, run_load
+from orchestrator.lab.one_run import run_on_lab
 from orchestrator.lab.processes import Role
 from orchestrator.lab.spec import LabSpec
-from orchestrator.lab.topology import HOST_NAME, METRICS_PORTS, VIP_PORT, VIP_V4, VIP_V6
+from orchestrator.lab.topology import VIP_V4, VIP_V6
 from orchestrator.lab.verdict import LEAST_REQUESTS, MAX_NAMED, DemoResult, Drained
 
 DEFAULT_FLOWS: Final = 300
-
-#: Lanes beyond the flows that are promised: a lane is empty for a moment when its flow ends and the next begins.
-SPARE_LANES: Final = 1.2
-
-#: How lanes are shared among the kinds.
-SHARES: Final = {FlowKind.DOWNLOAD: 0.4, FlowKind.KEEP_ALIVE: 0.35, FlowKind.UPLOAD: 0.25}
 
 #: Short requests per second. With the two drains this makes some 6000 in all, at about a fifth of one core.
 REQUESTS_PER_SECOND: Final = 140.0
@@ -63,8 +54,6 @@ HOPELESS_DRAIN_S: Final = 12.0
 DRAINS: Final = 2
 LEAST_PROXIES: Final = 3
 LEAST_L4_NODES: Final = 2
-
-SECOND_CHANCE_METRIC: Final = re.compile(r"^edge_l4_second_chance(?:_total)?(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,53 +140,16 @@ async def run_demo(options: DemoOptions, view: DemoView) -> DemoResult:
 
     Raises LabError if it could not be played, KeyboardInterrupt after Ctrl-C, SIGTERM or a closed terminal.
     """
-    began = trio.current_time()
-    result: DemoResult | None = None
-    interrupted = trio.Event()
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, nursery.cancel_scope, interrupted, view)
-            result = await _up_play_down(options, view)
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        if not interrupted.is_set():
-            raise _what_matters(group) from None
-    if result is None:
-        # Whatever failed after the signal failed because of it: children of the terminal's group get it too.
-        raise KeyboardInterrupt
-    return result.model_copy(update={"seconds": round(trio.current_time() - began, 1)})
-
-
-async def _stop_on_signal(everything: trio.CancelScope, interrupted: trio.Event, view: DemoView) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
-        async for number in received:
-            view.event(f"{signal.Signals(number).name}: stopping, and taking the lab down")
-            interrupted.set()
-            everything.cancel()
-
-
-def _what_matters(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The lab's own error, if there is one among the errors of a nursery's tasks."""
-    errors: BaseException | None = group.subgroup(LabError)
-    while isinstance(errors, BaseExceptionGroup):
-        errors = errors.exceptions[0]
-    return errors or group
-
-
-async def _up_play_down(options: DemoOptions, view: DemoView) -> DemoResult:
     if options.spec.proxies < LEAST_PROXIES or options.spec.l4_nodes < LEAST_L4_NODES:
         raise LabError(
             f"the demo needs {LEAST_PROXIES} proxies and {LEAST_L4_NODES} L4 nodes at least",
             hint="leave the sizes out",
         )
-    lab = await lab_up(options.spec, view.step, replace=options.replace)
-    try:
-        return await Play(lab, options, view).run()
-    finally:
-        if not options.keep:
-            # Also after Ctrl-C: the lab is gone before the shell is back.
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(lab_down, lab.name, view.step)
+    began = trio.current_time()
+    result = await run_on_lab(
+        options.spec, lambda lab: Play(lab, options, view).run(), view, keep=options.keep, replace=options.replace
+    )
+    return result.model_copy(update={"seconds": round(trio.current_time() - began, 1)})
 
 
 class Play:
@@ -223,7 +175,9 @@ class Play:
         async with trio.open_nursery() as nursery:
             self._view.event(f"load: {flows} long flows, and {REQUESTS_PER_SECOND:g} short requests a second")
             client = self._lab.topology.client.namespace
-            load: LoadProcess = await nursery.start(run_load, client, load_plan(self._lab, flows), self._told)
+            load: LoadProcess = await nursery.start(
+                run_load, client, load_plan(self._lab, flows, REQUESTS_PER_SECOND), self._told
+            )
             await self._settle(load)
             drained = await self._drain(load, first.name)
             await self._restart(first.name, flows_are_lost=not drained)
@@ -291,31 +245,6 @@ class Play:
         await trio.to_thread.run_sync(self._lab.cut_link, self._victim.name)
 
 
-def load_plan(lab: Lab, flows: int) -> LoadPlan:
-    """The demo's load: all kinds, over both families, from all client addresses."""
-    client = lab.topology.client
-    lanes = {kind: math.ceil(flows * SPARE_LANES * share) for kind, share in SHARES.items()}
-    return LoadPlan(
-        host=HOST_NAME,
-        ca_file=lab.ca,
-        targets=tuple(
-            Target(address=vip, port=VIP_PORT, sources=tuple(interface.ip for interface in interfaces))
-            for vip, interfaces in ((VIP_V4, client.v4), (VIP_V6, client.v6))
-        ),
-        uploads_directory=lab.uploads,
-        lanes=lanes,
-        requests_per_second=REQUESTS_PER_SECOND,
-    )
-
-
 def second_chances(lab: Lab) -> int:
     """Packets that the redirectors passed on, by their own counters. Raises LabError if one cannot be read."""
-    total = 0
-    for host in lab.topology.proxies:
-        url = f"http://{host.address}:{METRICS_PORTS[AgentRole.REDIRECTOR]}/metrics"
-        metrics = run_in(host.namespace, ["curl", "--silent", "--show-error", "--fail", "--max-time", "5", url])
-        found = SECOND_CHANCE_METRIC.findall(metrics)
-        if not found:
-            raise LabError(f"the redirector on {host.name} exports no counter of second chances at {url}")
-        total += sum(int(float(value)) for value in found)
-    return total
+    return int(sum(counters_of(host, AgentRole.REDIRECTOR)["second_chance"] for host in lab.topology.proxies))

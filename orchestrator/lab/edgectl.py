@@ -41,6 +41,14 @@ class Edgectl:
     async def undrain(self, node: str) -> None:
         await self._run(["undrain", node, "--json"])
 
+    async def apply(self, configuration: Path) -> None:
+        """Put a configuration directory in force."""
+        await self._run(["apply", str(configuration), "--json"])
+
+    async def guard(self, *arguments: str) -> None:
+        """One change of the guard: `limit`, `block`, ..."""
+        await self._run(["guard", *arguments, "--json"])
+
     async def until_reported(self, node: str, role: AgentRole, *, within_s: float) -> None:
         """Wait for a report that the agent made after now, and in which it runs the newest revision."""
         began = trio.current_time()

@@ -1,0 +1,135 @@
+"""Scenarios one after another on one lab, each with its own load, and what became of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from orchestrator.contract.base import Contract
+from orchestrator.lab import checks
+from orchestrator.lab.chaos.scenario import ChaosView, Scenario, ScenarioResult, Stage
+from orchestrator.lab.chaos.scenarios import SCENARIOS
+from orchestrator.lab.edgectl import Edgectl
+from orchestrator.lab.lab import Lab
+from orchestrator.lab.lab_load import load_plan
+from orchestrator.lab.load.messages import BreakageSeen, Tick
+from orchestrator.lab.load.process import LoadProcess, run_load
+from orchestrator.lab.one_run import run_on_lab
+from orchestrator.lab.processes import Role
+from orchestrator.lab.spec import LabSpec
+from orchestrator.lab.waiting import until
+
+DEFAULT_FLOWS: Final = 100
+
+#: Bounds of waits that would otherwise never end. A long flow lives 14 s at most.
+OPEN_FLOWS_S: Final = 30.0
+LOAD_END_S: Final = 40.0
+WHOLE_AGAIN_S: Final = 60.0
+
+#: Breakages that a result names; all are counted.
+MAX_NAMED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosOptions:
+    """What `edgectl lab chaos` was asked for."""
+
+    spec: LabSpec
+    only: tuple[str, ...] = ()
+    """Names of scenarios; none means all."""
+    flows: int = DEFAULT_FLOWS
+    keep: bool = False
+    replace: bool = False
+
+
+class ChaosResult(Contract):
+    """All scenarios that were run."""
+
+    scenarios: dict[str, ScenarioResult]
+    seconds: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        return all(result.holds for result in self.scenarios.values())
+
+
+async def run_chaos(options: ChaosOptions, view: ChaosView) -> ChaosResult:
+    """The scenarios, on a lab of their own. Takes it down in every case but `keep`.
+
+    Raises LabError if one could not be played, KeyboardInterrupt after Ctrl-C, SIGTERM or a closed terminal.
+    """
+    chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
+    began = trio.current_time()
+    result = await run_on_lab(
+        options.spec,
+        lambda lab: play_all(lab, chosen, options.flows, view),
+        view,
+        keep=options.keep,
+        replace=options.replace,
+    )
+    return result.model_copy(update={"seconds": round(trio.current_time() - began, 1)})
+
+
+async def play_all(lab: Lab, scenarios: Sequence[Scenario], flows: int, view: ChaosView) -> ChaosResult:
+    """On a lab that is up; it is whole again before each next one."""
+    results = {}
+    for scenario in scenarios:
+        view.event(f"{scenario.name}: {scenario.about}")
+        results[scenario.name] = await play_one(lab, scenario, flows, view)
+        await make_whole(lab)
+    return ChaosResult(scenarios=results)
+
+
+async def play_one(lab: Lab, scenario: Scenario, flows: int, view: ChaosView) -> ScenarioResult:
+    """One scenario under its own load."""
+
+    def told(message: Tick | BreakageSeen) -> None:
+        if isinstance(message, Tick):
+            view.tick(message)
+        else:
+            view.broken(message)
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        plan = load_plan(lab, flows, scenario.requests_per_second)
+        load: LoadProcess = await nursery.start(run_load, lab.topology.client.namespace, plan, told)
+        await load.until(
+            lambda tick: tick.open_flows >= flows, within_s=OPEN_FLOWS_S, waiting_for=f"{flows} open long flows"
+        )
+        figures = await scenario.play(Stage(lab, Edgectl(lab.operator), load, view))
+        await load.finish()
+        last = await load.until(lambda tick: tick.finished, within_s=LOAD_END_S, waiting_for="end of the load")
+    broken = sum(tally.broken for tally in last.flows.values())
+    complaints = list(scenario.expect(figures))
+    if broken:
+        complaints.append(f"{broken} flows broke")
+    if last.requests.failed:
+        complaints.append(f"{last.requests.failed} requests failed")
+    return ScenarioResult(
+        flows=sum(tally.begun for tally in last.flows.values()),
+        flows_broken=broken,
+        requests=last.requests.answered + last.requests.failed,
+        requests_failed=last.requests.failed,
+        datagrams=None,
+        figures=figures,
+        complaints=tuple(complaints),
+        breakages=tuple(load.breakages[:MAX_NAMED]),
+        seconds=round(trio.current_time() - began, 1),
+    )
+
+
+async def make_whole(lab: Lab) -> None:
+    """Links healed, everything running, everyone up to date. Raises LabError if that does not come about."""
+    await trio.to_thread.run_sync(_mend, lab)
+    await until(lab, "the fleet to be whole again", lambda: checks.agents_are_up_to_date(lab), WHOLE_AGAIN_S)
+    await until(lab, "the router's routes", lambda: checks.routes_are_complete(lab), WHOLE_AGAIN_S)
+
+
+def _mend(lab: Lab) -> None:
+    for host in lab.status().hosts:
+        if not host.connected and host.name != lab.topology.router.name:
+            lab.heal_link(host.name)
+        for process in host.processes:
+            if not process.alive:
+                lab.restart_process(host.name, Role(process.role))
