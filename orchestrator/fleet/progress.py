@@ -60,11 +60,18 @@ def retirement_obstacles(
 
 
 def retirable(fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool) -> frozenset[int]:
-    """Numbers of generations that nobody needs, as far as a complete and fresh census tells."""
-    if len(pool.generations) == 1 or retirement_obstacles(fleet, configuration, board, pool):
+    """Numbers of generations that nobody needs, as far as complete and fresh censuses tell.
+
+    Only those that are older than a *settled* generation: one that all balancers give new flows by, or a newer one,
+    and that all censuses know. No flow begins under an older one any more, and a flow that came to need none of them
+    will not need one later. So generations are retired also while newer ones come faster than they can settle.
+    """
+    if len(pool.generations) == 1:
         return frozenset()
+    settled = _settled(fleet, configuration, board, pool)
     needed = needs(fleet, configuration, board, pool)
-    return frozenset(live.generation.number for live in pool.generations[1:] if not needed[live.generation.number])
+    numbers = (live.generation.number for live in pool.generations)
+    return frozenset(number for number in numbers if number < settled and not needed[number])
 
 
 def waits_for(fleet: FleetState, configuration: Configuration, board: ReportBoard) -> dict[str, str]:
@@ -151,6 +158,29 @@ def _retirement_obstacles(
         census = board.census(member.name, pool.name, fresh=True)
         if census is None or census.newest_generation < newest.generation.number:
             yield f"no census of {member.name} with generation {newest.generation.number} of pool {pool.name}"
+
+
+def _settled(fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool) -> int:
+    """Number of the newest settled generation; 0 if somebody has not been heard."""
+
+    def applied(node: str, role: AgentRole) -> int:
+        report = board.fresh(node, role)
+        version = (report.applied_version or 0) if report else 0
+        return max((live.generation.number for live in pool.generations if live.revision <= version), default=0)
+
+    settled = pool.newest.generation.number
+    for node in configuration.nodes:
+        if node.kind is NodeKind.L4:
+            settled = min(settled, applied(node.name, AgentRole.BALANCER))
+    for member in fleet.members:
+        if member.id not in pool.known_ids and not _belongs(configuration, pool, member):
+            continue
+        if _is_gone(configuration, board, member):
+            continue
+        census = board.census(member.name, pool.name, fresh=True)
+        known = min(applied(member.name, AgentRole.REDIRECTOR), census.newest_generation) if census else 0
+        settled = min(settled, known)
+    return settled
 
 
 def _is_gone(configuration: Configuration, board: ReportBoard, member: FleetMember) -> bool:
