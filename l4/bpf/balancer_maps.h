@@ -75,6 +75,46 @@ static __always_inline bool is_vip_address(struct service *service)
 	return vips.lookup(service) != NULL;
 }
 
+/*
+ * All VIPs' addresses, single ones included, to the set of ports that is served there. A set is
+ * filled under a new number before the address is pointed to it: a VIP changes as a whole.
+ */
+struct vip_prefix {
+	__u32 length; /* in bits; of an IPv4 prefix, 96 more, as the address is mapped */
+	__be32 address[4];
+};
+
+BPF_TABLE_PINNED("lpm_trie", struct vip_prefix, __u32, vip_prefixes, 2 * MAX_VIPS,
+		 PIN(vip_prefixes), BPF_F_NO_PREALLOC);
+
+/*
+ * The ports of each set. Ranges are entered as prefixes of ports, any port as the empty prefix.
+ * What has no ports, a fragment, is looked up as `portless`.
+ */
+#define MAX_VIP_PORTS 65536
+
+struct vip_port {
+	__u32 length; /* in bits of what follows: 64 for one port, 48 for any */
+	__u32 set;
+	__u8 protocol;
+	__u8 portless;
+	__be16 port;
+};
+
+BPF_TABLE_PINNED("lpm_trie", struct vip_port, struct vip, vip_ports, MAX_VIP_PORTS, PIN(vip_ports),
+		 BPF_F_NO_PREALLOC);
+
+/* Members by the server id that their QUIC connection ids bear, in each pool's slot. */
+#define MAX_QUIC_SERVERS 65536
+
+struct quic_server {
+	__u32 slot;
+	__u32 id;
+};
+
+BPF_TABLE_PINNED("hash", struct quic_server, __u32, quic_servers, MAX_QUIC_SERVERS,
+		 PIN(quic_servers), BPF_F_NO_PREALLOC);
+
 struct traffic {
 	__u64 packets;
 	__u64 bytes; /* of inner IP packets */
@@ -82,6 +122,17 @@ struct traffic {
 
 BPF_TABLE_PINNED("percpu_array", __u32, struct traffic, vip_traffic, IDENTIFIERS, PIN(vip_traffic));
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, member_packets, IDENTIFIERS, PIN(member_packets));
+
+/* Packets to a VIP that were dropped, by VIP and by the index of the counter that says why. */
+#define MAX_VIP_DROPS 32768
+
+struct vip_drop {
+	__u32 vip_id;
+	__u32 counter;
+};
+
+BPF_TABLE_PINNED("percpu_hash", struct vip_drop, __u64, vip_drops, MAX_VIP_DROPS, PIN(vip_drops),
+		 BPF_F_NO_PREALLOC);
 
 static __always_inline void count_forwarded(__u32 vip_id, __u32 bytes, __u32 member_id)
 {

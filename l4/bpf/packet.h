@@ -4,6 +4,7 @@
 #define EDGE_PACKET_H
 
 #include <uapi/linux/tcp.h>
+#include <uapi/linux/udp.h>
 
 #include "counters.h"
 #include "flow.h"
@@ -29,13 +30,18 @@ enum {
 
 struct packet {
 	void *ip;
-	struct tcphdr *tcp; /* not NULL only if PARSED as TCP */
+	void *payload;	    /* what follows IP, its options and its extension headers */
+	struct tcphdr *tcp; /* the payload of TCP that is no fragment, else NULL */
+	struct udphdr *udp; /* the same of UDP */
 	struct flow flow;
 	__u16 length; /* of the IP packet, as its header claims and the frame can hold */
 	__u8 is_ipv6;
 	__u8 traffic_class; /* IPv4: type of service */
+	__u8 vlan_tags;	    /* between Ethernet and IP */
 	__u8 tcp_flags;
 	__u8 is_icmp_error; /* `flow` is then that of the packet it quotes */
+	__u8 is_echo; /* an ICMP echo request: `payload` is its header, 8 octets long at least */
+	__u8 is_fragment; /* ports are then 0, of the first fragment as well */
 };
 
 static __always_inline bool is_syn(const struct packet *packet)
