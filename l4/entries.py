@@ -11,7 +11,7 @@ PROTOCOL_UDP = 17
 _VIP = struct.Struct("=IHBB")
 _MEMBER = struct.Struct("=16s6sH")
 _BALANCER_SETTINGS = struct.Struct("=16s16s4sHH6sH")
-_REDIRECTOR_SETTINGS = struct.Struct("=16s4s4x")
+_REDIRECTOR_SETTINGS = struct.Struct("=16s4s6s2x")
 
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 NO_MAC = bytes(6)
@@ -111,6 +111,6 @@ class BalancerSettings:
         )
 
 
-def redirector_settings(v4: IPv4Address | None, v6: IPv6Address | None) -> bytes:
-    """`struct redirector_settings`: the tunnel's ends on this host."""
-    return _REDIRECTOR_SETTINGS.pack(v6.packed if v6 else bytes(16), v4.packed if v4 else bytes(4))
+def redirector_settings(v4: IPv4Address | None, v6: IPv6Address | None, mac: bytes) -> bytes:
+    """`struct redirector_settings`: the tunnel's ends on this host, and the interface's MAC address (zero: any)."""
+    return _REDIRECTOR_SETTINGS.pack(v6.packed if v6 else bytes(16), v4.packed if v4 else bytes(4), mac)

@@ -19,7 +19,7 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 # `struct flow` and `struct ingress` of l4/bpf/.
 _FLOW = struct.Struct("!16sHBx16sHxx")
-_RECORD = struct.Struct("=QH6x")
+_RECORD = struct.Struct("=Q4xH2x")
 
 
 class IngressUnavailable(Exception):
@@ -31,9 +31,11 @@ class Ingress:
     """How a flow came in."""
 
     node_id: int
-    """The L4 node, by the id that it writes into GUE."""
+    """The L4 node, by the id that it writes into GUE; 0 if it is not known, as behind IP in IP."""
     arrived_ns: int
-    """When its first packet arrived at this host, in nanoseconds of CLOCK_MONOTONIC (`time.monotonic_ns`)."""
+    """When its first SYN arrived at this host, in nanoseconds of CLOCK_MONOTONIC (`time.monotonic_ns`).
+
+    If a flood pushed the SYN's record out: when the packet arrived that ended the handshake."""
 
 
 class IngressMap:

@@ -37,10 +37,10 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
     },
     "redirector": {
         "counters": 2,
-        "settings": 2,
+        "settings": 3,
         "tunnel_sources": 2,
         "members": 2,
-        "ingress": 1,
+        "ingress": 2,
     },
 }
 

@@ -128,6 +128,7 @@ class RedirectorAgent:
         program.set_settings(
             v4=address if isinstance(address, IPv4Address) else None,
             v6=address if isinstance(address, IPv6Address) else None,
+            mac=interface.mac,
         )
         if self._plan is None or attached_program(self._interface) is None:
             mode = program.attach(self._interface, self._xdp_mode)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from l4 import attachment
 from l4.attachment import XdpMode
-from l4.entries import MemberEntry, mapped, redirector_settings
+from l4.entries import NO_MAC, MemberEntry, mapped, redirector_settings
 from l4.pins import prepare_pins, remove_pins
 from l4.program_error import ProgramError
 from l4.program_loader import LoadedProgram
@@ -52,9 +52,14 @@ class RedirectorProgram:
         """Forgets all maps: the next load starts empty, with counters at zero."""
         remove_pins(bpffs, RedirectorProgram.NAME)
 
-    def set_settings(self, *, v4: IPv4Address | None = None, v6: IPv6Address | None = None) -> None:
-        """Sets this host's addresses on the underlay: the tunnel's ends here. Before that, all packets pass by."""
-        self._settings.update(U32.pack(0), redirector_settings(v4, v6))
+    def set_settings(
+        self, *, v4: IPv4Address | None = None, v6: IPv6Address | None = None, mac: bytes = NO_MAC
+    ) -> None:
+        """Sets this host's addresses on the underlay: the tunnel's ends here. Before that, all packets pass by.
+
+        With `mac`, the interface's own, frames for another MAC address pass by as well.
+        """
+        self._settings.update(U32.pack(0), redirector_settings(v4, v6, mac))
 
     def set_members(self, members: Sequence[MemberEntry]) -> None:
         """Makes the members those given: whom a second chance can go to."""

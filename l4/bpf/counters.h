@@ -48,7 +48,9 @@
 	X(owner_not_live)                                                                          \
 	X(ttl_expired)                                                                             \
 	X(no_room)                                                                                 \
-	X(icmp_errors)
+	X(icmp_errors)                                                                             \
+	X(local_ipip)                                                                              \
+	X(owner_of_other_family)
 
 #define AS_CONSTANT(name) COUNT_##name,
 

@@ -28,7 +28,7 @@ static __always_inline void write_gue(struct gue *gue, const struct packet *pack
  * IPv4: the inner packet has its own. DSCP is copied and ECN is not (RFC 6040's compatibility
  * mode), since nothing would carry a mark back into the inner packet.
  */
-static __always_inline void write_outer(struct outer *outer, const struct packet *packet,
+static __always_inline void write_outer(struct outer_v4 *outer, const struct packet *packet,
 					const struct balancer_settings *settings,
 					const struct route *route, __u64 hash)
 {
@@ -60,7 +60,7 @@ static __always_inline int encapsulate(struct xdp_md *ctx, const struct packet *
 				       const struct route *route, __u64 hash)
 {
 	struct ethernet *ethernet;
-	struct outer *outer;
+	struct outer_v4 *outer;
 
 	if (bpf_xdp_adjust_head(ctx, -(int)ENCAPSULATION))
 		return -1;

@@ -9,6 +9,7 @@
 
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
 #include <uapi/linux/udp.h>
 
 #define GUE_PORT 6080		    /* IANA: gue */
@@ -36,14 +37,20 @@ struct gue {
 };
 
 /* Everything between Ethernet and the inner packet. */
-struct outer {
+struct outer_v4 {
 	struct iphdr ip;
 	struct udphdr udp;
 	struct gue gue;
 };
 
+struct outer_v6 {
+	struct ipv6hdr ip;
+	struct udphdr udp;
+	struct gue gue;
+};
+
 /* What encapsulation adds to a packet. */
-#define ENCAPSULATION (sizeof(struct outer))
+#define ENCAPSULATION (sizeof(struct outer_v4))
 
 /* RFC 1071, for a header without options whose checksum field is zero. */
 static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)

@@ -7,6 +7,7 @@
 #include <uapi/linux/bpf.h>
 
 #include "ethernet.h"
+#include "link.h"
 #include "members.h"
 #include "parse.h"
 #include "redirector_maps.h"
@@ -20,76 +21,99 @@ static __always_inline int drop(__u32 counter)
 	return XDP_DROP;
 }
 
-static __always_inline int keep(struct xdp_md *ctx, __be16 ethertype, __u32 counter)
+/* Hands the inner packet up. */
+static __always_inline int keep(struct xdp_md *ctx, const struct link *link,
+				const struct tunnel *tunnel, __u32 counter)
 {
-	if (decapsulate(ctx, ethertype))
+	if (take_out(ctx, link->tags, tunnel->overhead, tunnel->type))
 		return drop(COUNT_no_room);
 	count(counter);
 	return XDP_PASS;
 }
 
+static __always_inline __u16 l4_node(const struct tunnel *tunnel)
+{
+	return tunnel->has_chain ? ntohs(tunnel->gue->l4_node) : 0;
+}
+
+/* Why the packet stays here; 0 if it does not. */
+static __always_inline __u32 reason_to_keep(struct xdp_md *ctx, struct packet *packet,
+					    const struct tunnel *tunnel)
+{
+	/* A new flow: this is its row's first live owner. */
+	if (unlikely(packet->tcp && is_syn(packet))) {
+		record_syn(&packet->flow, packet->tcp->seq, l4_node(tunnel));
+		return COUNT_local_syn;
+	}
+
+	/* Whose an open flow is, only TCP's sockets tell. */
+	if (unlikely(!tunnel->has_chain))
+		return COUNT_local_ipip;
+
+	switch (find_ownership(ctx, packet)) {
+	case OUR_SOCKET:
+		return COUNT_local_socket;
+	case OUR_HANDSHAKE:
+		record_handshake(&packet->flow, l4_node(tunnel));
+		return COUNT_local_socket;
+	case OUR_COOKIE:
+		record_handshake(&packet->flow, l4_node(tunnel));
+		return COUNT_local_syncookie;
+	default:
+		return 0;
+	}
+}
+
 int edge_redirector(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
-	struct ethernet *ethernet = (void *)(long)ctx->data;
-	struct outer *outer = (void *)(ethernet + 1);
 	struct redirector_settings *node;
+	const struct member *owner;
 	struct packet packet = {};
-	enum ownership ownership;
-	struct hop hop = {};
-	__u32 zero = 0;
-	__be16 inner;
+	struct tunnel tunnel;
+	struct link link;
+	__u32 zero = 0, reason;
 	int result;
 
 	/* 1. An encapsulated packet for this host? All else is the kernel's. */
-	if ((void *)(ethernet + 1) > end || ethernet->type != htons(ETH_P_IP))
-		return XDP_PASS;
 	node = settings.lookup(&zero);
-	if (!node || !node->v4 || !is_for_tunnel(outer, end, node->v4))
+	if (!node || !read_link((void *)(long)ctx->data, end, &link) ||
+	    !is_for_mac(link.ethernet, node->mac))
 		return XDP_PASS;
 
 	/* 2. From one of us, and sound? */
-	if (!is_tunnel_source(outer->ip.saddr))
-		return drop(COUNT_source_refused);
-	if (!is_outer_sound(outer, end) || (void *)(outer + 1) > end)
-		return drop(COUNT_malformed_outer);
-	inner = inner_ethertype(&outer->gue);
-	if (!inner || !is_gue_sound(&outer->gue))
-		return drop(COUNT_malformed_gue);
+	result = open_tunnel(&link, end, node, &tunnel);
+	if (result == NOT_TUNNELLED)
+		return XDP_PASS;
+	if (result != OPENED)
+		return drop(result);
 
 	/* 3. Parse the inner packet, which must fill the outer one. */
-	result = parse_ip(outer + 1, end, inner, &packet);
+	result = parse_ip(tunnel.inner, end, tunnel.type, &packet);
 	if (result == NOT_IP)
 		return drop(COUNT_truncated);
 	if (result != PARSED)
 		return drop(result);
-	if (packet.length + ENCAPSULATION != ntohs(outer->ip.tot_len))
+	if (packet.length != tunnel.length)
 		return drop(COUNT_bad_ip_length);
 
-	if (packet.is_icmp_error)
+	if (unlikely(packet.is_icmp_error))
 		count(COUNT_icmp_errors);
 
-	/* 4. A new flow belongs here: this is the row's first live owner. */
-	if (is_syn(&packet)) {
-		record_ingress(&packet.flow, ntohs(outer->gue.l4_node));
-		return keep(ctx, inner, COUNT_local_syn);
-	}
+	/* 4. Is its flow here? */
+	reason = reason_to_keep(ctx, &packet, &tunnel);
+	if (reason)
+		return keep(ctx, &link, &tunnel, reason);
 
-	/* 5. An open flow belongs where its socket is. */
-	ownership = find_ownership(ctx, &packet);
-	if (ownership == OUR_SOCKET)
-		return keep(ctx, inner, COUNT_local_socket);
-	if (ownership == OUR_COOKIE)
-		return keep(ctx, inner, COUNT_local_syncookie);
-
-	/* 6. Not here: the next owner. Nobody left: here, so that the kernel's RST tells the client
+	/* 5. Not here: the next owner. Nobody left: here, so that the kernel's RST tells the client
 	 * at once. */
-	if (!find_next_hop(&outer->gue, &hop))
-		return keep(ctx, inner, COUNT_chain_spent);
-	if (outer->ip.ttl <= 1)
+	owner = find_next_owner(&tunnel);
+	if (!owner)
+		return keep(ctx, &link, &tunnel, COUNT_chain_spent);
+	if (tunnel.is_spent)
 		return drop(COUNT_ttl_expired);
-	turn_around(ethernet, ethernet);
-	address_to(outer, &hop, node->v4);
+	address_to(&tunnel, owner, node);
+	turn_around(link.ethernet, link.ethernet);
 	count(COUNT_second_chance);
 	return XDP_TX;
 }

@@ -25,7 +25,8 @@ static __always_inline void count(__u32 counter)
 struct redirector_settings {
 	__be32 v6[4]; /* this host's addresses on the underlay; 0: none */
 	__be32 v4;
-	__u32 zero;
+	__u16 mac[3]; /* of the interface: frames for others are not ours. 0: any frame is taken */
+	__u16 zero;
 };
 
 BPF_TABLE_PINNED("array", __u32, struct redirector_settings, settings, 1, PIN(settings));
@@ -46,18 +47,31 @@ BPF_TABLE_PINNED("hash", struct underlay_address, __u32, tunnel_sources, MAX_TUN
 #define INGRESS_ENTRIES 65536
 
 struct ingress {
-	__u64 arrived; /* nanoseconds, CLOCK_MONOTONIC */
-	__u16 l4_node;
-	__u16 zero[3];
+	__u64 arrived;	 /* nanoseconds, CLOCK_MONOTONIC */
+	__be32 sequence; /* of the SYN: tells one sent again from one of a new flow */
+	__u16 l4_node;	 /* 0: not known, as behind IP in IP */
+	__u16 zero;
 };
 
 BPF_TABLE_PINNED("lru_hash", struct flow, struct ingress, ingress, INGRESS_ENTRIES, PIN(ingress));
 
-static __always_inline void record_ingress(struct flow *flow, __u16 l4_node)
+/* Notes a SYN. One sent again leaves the record of the first as it is. */
+static __always_inline void record_syn(struct flow *flow, __be32 sequence, __u16 l4_node)
+{
+	struct ingress record = {
+	    .arrived = bpf_ktime_get_ns(), .sequence = sequence, .l4_node = l4_node};
+	struct ingress *known = ingress.lookup(flow);
+
+	if (!known || known->sequence != sequence)
+		ingress.update(flow, &record);
+}
+
+/* Notes a handshake's end, whose SYN may have been pushed out of the map by a flood of others. */
+static __always_inline void record_handshake(struct flow *flow, __u16 l4_node)
 {
 	struct ingress record = {.arrived = bpf_ktime_get_ns(), .l4_node = l4_node};
 
-	ingress.update(flow, &record);
+	ingress.insert(flow, &record);
 }
 
 #endif

@@ -6,15 +6,15 @@
 #include "gue.h"
 #include "members.h"
 #include "redirector_maps.h"
+#include "tunnel.h"
 
-struct hop {
-	__be32 address;
-	__u8 after; /* index of the owner after this one */
-};
-
-/* The next owner that can be reached; false if the chain is spent. */
-static __always_inline bool find_next_hop(const struct gue *gue, struct hop *hop)
+/*
+ * Finds the next owner that can be reached over the outer header's family, and moves the chain's
+ * pointer behind it. NULL if the chain is spent.
+ */
+static __always_inline const struct member *find_next_owner(struct tunnel *tunnel)
 {
+	struct gue *gue = tunnel->gue;
 	struct member *member;
 
 #pragma unroll
@@ -26,25 +26,40 @@ static __always_inline bool find_next_hop(const struct gue *gue, struct hop *hop
 			count(COUNT_member_unknown);
 		} else if (!(member->flags & MEMBER_LIVE)) {
 			count(COUNT_owner_not_live);
+		} else if (!(member->flags & MEMBER_IPV6) != !tunnel->is_ipv6) {
+			count(COUNT_owner_of_other_family);
 		} else {
-			hop->address = member->address[3];
-			hop->after = i + 1;
-			return true;
+			gue->next_hop = i + 1;
+			return member;
 		}
 	}
-	return false;
+	return NULL;
 }
 
-static __always_inline void address_to(struct outer *outer, const struct hop *hop, __be32 source)
+/*
+ * Addresses the packet to another member, one hop older. A UDP checksum that covered the old
+ * addresses would now be wrong: none is what balancers send (RFC 768; RFC 6935 over IPv6).
+ */
+static __always_inline void address_to(struct tunnel *tunnel, const struct member *member,
+				       const struct redirector_settings *node)
 {
-	outer->ip.saddr = source;
-	outer->ip.daddr = hop->address;
-	outer->ip.ttl -= 1;
-	outer->ip.check = 0;
-	outer->ip.check = ipv4_checksum(&outer->ip);
-	outer->udp.check = 0; /* one that covered the old addresses would now be wrong */
+	if (likely(!tunnel->is_ipv6)) {
+		struct outer_v4 *outer = tunnel->outer;
 
-	outer->gue.next_hop = hop->after;
+		outer->ip.saddr = node->v4;
+		outer->ip.daddr = member->address[3];
+		outer->ip.ttl -= 1;
+		outer->ip.check = 0;
+		outer->ip.check = ipv4_checksum(&outer->ip);
+		outer->udp.check = 0;
+	} else {
+		struct outer_v6 *outer = tunnel->outer;
+
+		__builtin_memcpy(&outer->ip.saddr, node->v6, sizeof(outer->ip.saddr));
+		__builtin_memcpy(&outer->ip.daddr, member->address, sizeof(outer->ip.daddr));
+		outer->ip.hop_limit -= 1;
+		outer->udp.check = 0;
+	}
 }
 
 #endif

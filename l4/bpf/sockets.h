@@ -5,13 +5,16 @@
 
 #include "parse.h"
 
-#define TCP_STATE_LISTEN                                                                           \
-	10 /* enum in include/net/tcp_states.h, part of the kernel's user interface */
+/* From an enum in the kernel's include/net/tcp_states.h; both are in `enum` of
+ * include/uapi/linux/bpf.h as well, which older headers lack. */
+#define TCP_STATE_LISTEN 10
+#define TCP_STATE_NEW_SYN_RECV 12
 
 enum ownership {
 	NOT_OURS,
-	OUR_SOCKET, /* in any state but LISTEN: handshake, established, closing, TIME-WAIT */
-	OUR_COOKIE, /* a listener that answered with a SYN cookie has no other trace of the flow */
+	OUR_SOCKET,    /* in any state but the next: established, closing, TIME-WAIT */
+	OUR_HANDSHAKE, /* half open */
+	OUR_COOKIE,    /* a listener that answered with a SYN cookie has no other trace of it */
 };
 
 static __always_inline struct bpf_sock *find_socket(struct xdp_md *ctx, const struct packet *packet)
@@ -33,6 +36,10 @@ static __always_inline struct bpf_sock *find_socket(struct xdp_md *ctx, const st
 	return bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
 }
 
+/*
+ * The kernel reads addresses, ports and numbers only, so fixed headers are enough for it, whatever
+ * options or extension headers follow them.
+ */
 static __always_inline bool has_valid_cookie(struct bpf_sock *listener, const struct packet *packet,
 					     void *end)
 {
@@ -57,8 +64,10 @@ static __always_inline enum ownership find_ownership(struct xdp_md *ctx,
 
 	if (!socket)
 		return NOT_OURS;
-	if (socket->state == TCP_STATE_LISTEN)
+	if (unlikely(socket->state == TCP_STATE_LISTEN))
 		ownership = has_valid_cookie(socket, packet, end) ? OUR_COOKIE : NOT_OURS;
+	else if (unlikely(socket->state == TCP_STATE_NEW_SYN_RECV))
+		ownership = OUR_HANDSHAKE;
 	bpf_sk_release(socket);
 	return ownership;
 }

@@ -1,40 +1,53 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* What may come out of the tunnel: strict checks of everything before the inner packet. */
+/*
+ * What may come out of the tunnel: GUE, and IP in IP, over IPv4 and IPv6, with strict checks of
+ * everything before the inner packet.
+ */
 #ifndef EDGE_TUNNEL_H
 #define EDGE_TUNNEL_H
 
-#include "ethernet.h"
 #include "gue.h"
+#include "link.h"
 #include "parse.h"
 #include "redirector_maps.h"
 
-/* Is this an encapsulated packet for this host? Bounds are checked as far as the UDP header. */
-static __always_inline bool is_for_tunnel(const struct outer *outer, const void *end,
-					  __be32 address)
+/* How opening ended. Any other result is the counter that names what was wrong. */
+enum {
+	OPENED = -1,
+	NOT_TUNNELLED = -2, /* not for a tunnel's end here: for the kernel */
+};
+
+struct tunnel {
+	void *outer;	 /* the IP header */
+	struct gue *gue; /* of GUE only */
+	void *inner;	 /* the inner packet */
+	__be16 type;	 /* of the inner packet */
+	__u16 length;	 /* of the inner packet, as the outer headers claim and the frame holds */
+	__u16 overhead;	 /* octets from the outer IP header to the inner packet */
+	__u8 has_chain;	 /* GUE; IP in IP has none */
+	__u8 is_ipv6;	 /* the outer header */
+	__u8 is_spent;	 /* its time to live ends here */
+};
+
+static __always_inline bool is_tunnel_source(struct underlay_address *source)
 {
-	return (void *)(&outer->udp + 1) <= end && outer->ip.protocol == IPPROTO_UDP &&
-	       outer->ip.ihl == sizeof(outer->ip) / 4 && outer->ip.daddr == address &&
-	       outer->udp.dest == htons(GUE_PORT) &&
-	       !(outer->ip.frag_off & htons(IPV4_FRAGMENT_OFFSET));
+	return tunnel_sources.lookup(source) != NULL;
 }
 
-static __always_inline bool is_tunnel_source(__be32 address)
+/* An IPv6 header may bear such an address, but the one it stands for never sent it. */
+static __always_inline bool is_mapped_ipv4(const __be32 address[4])
 {
-	struct underlay_address source;
-
-	map_ipv4(source.octets, address);
-	return tunnel_sources.lookup(&source) != NULL;
+	return !(address[0] | address[1] | (address[2] ^ htonl(0xffff)));
 }
 
-/* Both lengths are exact, and the frame holds them: our balancers pad nothing. */
-static __always_inline bool is_outer_sound(const struct outer *outer, const void *end)
+/* 0 if nothing of this protocol could be inside. */
+static __always_inline __be16 ethertype_of(__u8 protocol)
 {
-	__u16 length = ntohs(outer->ip.tot_len);
-
-	return outer->ip.version == 4 && !(outer->ip.frag_off & htons(IPV4_FRAGMENT)) &&
-	       (void *)(outer + 1) <= end && length >= ENCAPSULATION &&
-	       (void *)&outer->ip + length <= end &&
-	       ntohs(outer->udp.len) == length - sizeof(outer->ip);
+	if (protocol == IPPROTO_IPIP)
+		return htons(ETH_P_IP);
+	if (protocol == IPPROTO_IPV6)
+		return htons(ETH_P_IPV6);
+	return 0;
 }
 
 static __always_inline bool is_gue_sound(const struct gue *gue)
@@ -44,32 +57,100 @@ static __always_inline bool is_gue_sound(const struct gue *gue)
 	       gue->next_hop <= gue->hop_count;
 }
 
-/* 0 if the header names no protocol that could be inside. */
-static __always_inline __be16 inner_ethertype(const struct gue *gue)
+/* Is there a tunnel in an IP packet with this protocol, and this payload at `start`? */
+static __always_inline bool is_tunnel(__u8 protocol, const void *start, const void *end)
 {
-	if (gue->protocol == IPPROTO_IPIP)
-		return htons(ETH_P_IP);
-	if (gue->protocol == IPPROTO_IPV6)
-		return htons(ETH_P_IPV6);
-	return 0;
+	const struct udphdr *udp = start;
+
+	if (likely(protocol == IPPROTO_UDP))
+		return (void *)(udp + 1) <= end && udp->dest == htons(GUE_PORT);
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
 }
 
-/* Takes the encapsulation off. */
-static __always_inline int decapsulate(struct xdp_md *ctx, __be16 ethertype)
+/* Reads what stands between the outer IP header, of `header` octets, and the inner packet. */
+static __always_inline int open_payload(void *outer, const __u16 header, __u8 protocol,
+					__u16 length, void *end, struct tunnel *tunnel)
 {
-	struct ethernet *arrived = (void *)(long)ctx->data, *inner, copy;
+	struct udphdr *udp = outer + header;
+	struct gue *gue = (void *)(udp + 1);
 
-	if ((void *)(arrived + 1) > (void *)(long)ctx->data_end)
-		return -1;
-	copy = *arrived;
-	if (bpf_xdp_adjust_head(ctx, (int)ENCAPSULATION))
-		return -1;
-	inner = (void *)(long)ctx->data;
-	if ((void *)(inner + 1) > (void *)(long)ctx->data_end)
-		return -1;
-	copy.type = ethertype;
-	*inner = copy;
-	return 0;
+	tunnel->outer = outer;
+	if (likely(protocol == IPPROTO_UDP)) {
+		if ((void *)(gue + 1) > end || length < sizeof(*udp) + sizeof(*gue) ||
+		    ntohs(udp->len) != length)
+			return COUNT_malformed_outer;
+		tunnel->type = ethertype_of(gue->protocol);
+		if (!tunnel->type || !is_gue_sound(gue))
+			return COUNT_malformed_gue;
+		tunnel->has_chain = 1;
+		tunnel->gue = gue;
+		tunnel->inner = gue + 1;
+		tunnel->length = length - sizeof(*udp) - sizeof(*gue);
+		tunnel->overhead = header + sizeof(*udp) + sizeof(*gue);
+	} else {
+		tunnel->type = ethertype_of(protocol);
+		tunnel->has_chain = 0;
+		tunnel->gue = NULL;
+		tunnel->inner = udp;
+		tunnel->length = length;
+		tunnel->overhead = header;
+	}
+	return OPENED;
+}
+
+/* Both lengths are exact, and the frame holds them: our balancers pad nothing but the frame. */
+static __always_inline int open_ipv4(struct iphdr *ip, void *end,
+				     const struct redirector_settings *node, struct tunnel *tunnel)
+{
+	struct underlay_address source;
+	__u16 length;
+
+	if ((void *)(ip + 1) > end || ip->daddr != node->v4 || !node->v4 ||
+	    ip->ihl != sizeof(*ip) / 4 || (ip->frag_off & htons(IPV4_FRAGMENT_OFFSET)) ||
+	    !is_tunnel(ip->protocol, ip + 1, end))
+		return NOT_TUNNELLED;
+	map_ipv4(source.octets, ip->saddr);
+	if (!is_tunnel_source(&source))
+		return COUNT_source_refused;
+	length = ntohs(ip->tot_len);
+	if (ip->version != 4 || (ip->frag_off & htons(IPV4_FRAGMENT)) || length < sizeof(*ip) ||
+	    (void *)ip + length > end)
+		return COUNT_malformed_outer;
+	tunnel->is_ipv6 = 0;
+	tunnel->is_spent = ip->ttl <= 1;
+	return open_payload(ip, sizeof(*ip), ip->protocol, length - sizeof(*ip), end, tunnel);
+}
+
+static __always_inline int open_ipv6(struct ipv6hdr *ip, void *end,
+				     const struct redirector_settings *node, struct tunnel *tunnel)
+{
+	struct underlay_address source;
+	__u16 length;
+
+	if ((void *)(ip + 1) > end || !(node->v6[0] | node->v6[1] | node->v6[2] | node->v6[3]) ||
+	    !is_same_address(ip->daddr.in6_u.u6_addr32, node->v6) ||
+	    !is_tunnel(ip->nexthdr, ip + 1, end))
+		return NOT_TUNNELLED;
+	__builtin_memcpy(source.octets, &ip->saddr, sizeof(source.octets));
+	if (is_mapped_ipv4(source.octets) || !is_tunnel_source(&source))
+		return COUNT_source_refused;
+	length = ntohs(ip->payload_len);
+	if (ip->version != 6 || length > 0xffff - sizeof(*ip) || (void *)(ip + 1) + length > end)
+		return COUNT_malformed_outer;
+	tunnel->is_ipv6 = 1;
+	tunnel->is_spent = ip->hop_limit <= 1;
+	return open_payload(ip, sizeof(*ip), ip->nexthdr, length, end, tunnel);
+}
+
+static __always_inline int open_tunnel(const struct link *link, void *end,
+				       const struct redirector_settings *node,
+				       struct tunnel *tunnel)
+{
+	if (likely(link->type == htons(ETH_P_IP)))
+		return open_ipv4(link->payload, end, node, tunnel);
+	if (link->type == htons(ETH_P_IPV6))
+		return open_ipv6(link->payload, end, node, tunnel);
+	return NOT_TUNNELLED;
 }
 
 #endif
