@@ -10,16 +10,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 STAMP := $(VENV)/.installed-$(shell sha256sum $(LOCK) pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
-C_SOURCES := $(wildcard l4/bpf/*.c l4/bpf/*.h)
+C_SOURCES := $(wildcard l4/bpf/*.c l4/bpf/*.h tests/bench/bpf/*.c)
 
 # What the product runs on, what the tests and benches need, what the lint needs.
 PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2 iproute2 ethtool procps \
             openssl curl jq tcpdump nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
 
-.PHONY: help setup check-system packages lint format test-fast test demo clean lock
+.PHONY: help setup check-system packages lint format test-fast test demo bench-l4 clean lock
 
 help: ## what this file can do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: check-system packages $(STAMP) ## install what is missing: Debian packages, venv, locked requirements
 
@@ -65,6 +65,9 @@ test: setup ## everything: unit, kernel programs, lab (root, minutes)
 
 demo: setup ## lab up, 300 long flows, two drains and a dead L4 node, verdict, lab down
 	$(BIN)/edgectl lab demo
+
+bench-l4: setup ## what a packet costs in the kernel programs, beside a reference (root, a quiet machine)
+	$(BIN)/python -m tests.bench.l4
 
 clean: ## stop a lab that is still up, remove what setup and the tests made here
 	@[ ! -x $(BIN)/edgectl ] || $(BIN)/edgectl lab down || true

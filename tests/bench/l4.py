@@ -1,0 +1,109 @@
+"""`make bench-l4`: what a packet costs in the kernel programs, beside a reference.
+
+A table, and last one JSON line. The method is in docs/benchmarks.md.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.packet_rows import (
+    Row,
+    balancer_rows,
+    load_balancer,
+    load_redirector,
+    redirector_rows,
+    reference_rows,
+    through_the_tunnel,
+)
+from tests.bench.reference import ReferencePrograms
+from tests.bench.run_time import nanoseconds_per_packet, run_time_statistics
+from tests.bench.sandbox import one_core, own_bpffs, own_network
+from tests.bpf.open_flows import FlowState, add_addresses, flow_in
+from tests.bpf.packets import FLOWS
+
+#: Rounds over all rows, and batches of each row in a round.
+ROUNDS = 9
+CALLS = 12
+REFERENCE = "reference"
+
+#: What is promised, as a ratio to the reference.
+GOALS = {
+    "gue_tcp_established": 1.5,
+    "ipip_tcp_established": 1.3,
+    "gue_tcp_established_10k_blocks": 2.2,
+    "blocklist_drop": 1.0,
+}
+
+
+def measure(rows: Sequence[Row]) -> dict[str, list[float]]:
+    """Nanoseconds a packet of each row, by rounds, the rows taken in turn."""
+    seen: dict[str, list[float]] = {row.name: [] for row in rows}
+    for row in rows:
+        nanoseconds_per_packet(row.descriptor, row.frame, 1)  # maps and caches are warm
+    for number in range(ROUNDS):
+        sys.stderr.write(f"\rround {number + 1} of {ROUNDS}")
+        sys.stderr.flush()
+        for row in rows:
+            seen[row.name].append(nanoseconds_per_packet(row.descriptor, row.frame, CALLS))
+    sys.stderr.write("\r")
+    return seen
+
+
+def net_medians(seen: dict[str, list[float]]) -> dict[str, float]:
+    """Medians over the rounds of what a row costs beyond the empty program in the same round."""
+    return {
+        name: statistics.median(cost - empty for cost, empty in zip(costs, seen["empty"], strict=True))
+        for name, costs in seen.items()
+    }
+
+
+def packet_costs() -> dict[str, float]:
+    """Net nanoseconds by row."""
+    references = ReferencePrograms(FLOWS["ipv4"])
+    with ExitStack() as stack:
+        stack.enter_context(own_network())
+        bpffs = stack.enter_context(own_bpffs())
+        add_addresses()
+        balancer, redirector = load_balancer(bpffs), load_redirector(bpffs)
+        flow = stack.enter_context(flow_in(FlowState.ESTABLISHED, "ipv4"))
+        stack.enter_context(one_core())
+        stack.enter_context(run_time_statistics())
+        rows = [
+            *reference_rows(references),
+            *balancer_rows(balancer),
+            *redirector_rows(redirector, through_the_tunnel(flow.packet)),
+        ]
+        return net_medians(measure(rows))
+
+
+def drawn(net_ns: dict[str, float], ratio: dict[str, float]) -> Table:
+    table = Table(title="net nanoseconds a packet", title_justify="left")
+    table.add_column("row")
+    for column in ("net ns", "× reference", "goal"):
+        table.add_column(column, justify="right")
+    for name, cost in net_ns.items():
+        goal = GOALS.get(name)
+        mark = "" if goal is None else f"≤ {goal:g} {'held' if ratio[name] <= goal else 'MISSED'}"
+        table.add_row(name, f"{cost:.1f}", f"{ratio[name]:.2f}", mark)
+    return table
+
+
+def main() -> None:
+    net_ns = packet_costs()
+    ratio = {name: cost / net_ns[REFERENCE] for name, cost in net_ns.items()}
+    Console().print(drawn(net_ns, ratio))
+    figures = {
+        "net_ns": {name: round(cost, 1) for name, cost in net_ns.items()},
+        "ratio": {name: round(value, 3) for name, value in ratio.items()},
+    }
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    main()
