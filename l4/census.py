@@ -10,12 +10,15 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from l4.flow_hash import HashKey, flow_hash, row_of
+from l4.flow_hash import HashKey, flow_hash, row_of, source_hash
 from l4.forwarding import GenerationTables
 from l4.tcp_sockets import Flow
+from l4.vip_index import VipIndex
 from orchestrator.contract.report import PoolCensus
 from orchestrator.contract.snapshot import RedirectorSnapshot
+from orchestrator.contract.vip import FlowHash
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,13 @@ class _PoolRows:
         return None
 
 
+class _Place(NamedTuple):
+    """Where a flow is in the tables."""
+
+    pool: str
+    row: int
+
+
 class Census:
     """Counts flows by the rules of one snapshot. Made anew for each snapshot; not to be used by two threads at once."""
 
@@ -50,32 +60,38 @@ class Census:
             )
             for pool in snapshot.pools
         }
-        self._pool_of_vip = {(vip.address.packed, int(vip.port)): vip.pool for vip in snapshot.vips}
-        # Rows of the flows of the last count: a long flow is hashed once, not every second. As large as that count.
-        self._rows: dict[Flow, int] = {}
+        self._vips = VipIndex(snapshot.vips)
+        # Of the flows of the last count: a long flow is hashed once, not every second. As large as that count.
+        self._places: dict[Flow, _Place] = {}
 
     def __repr__(self) -> str:
-        return f"<Census of member {self._member_id}: {len(self._rows)} flows at the last count>"
+        return f"<Census of member {self._member_id}: {len(self._places)} flows at the last count>"
 
     def count(self, flows: Iterable[Flow]) -> tuple[PoolCensus, ...]:
         """One entry per pool, in the snapshot's order; flows to other addresses than the VIPs are passed over."""
-        rows: dict[Flow, int] = {}
+        places: dict[Flow, _Place] = {}
         rows_by_pool: dict[str, list[int]] = {name: [] for name in self._pools}
         for flow in flows:
-            pool = self._pool_of_vip.get((flow.local_address, flow.local_port))
-            if pool is None or flow in rows:
+            if flow in places:
                 continue
-            row = self._rows.get(flow)
-            if row is None:
-                row = self._row(flow)
-            rows[flow] = row
-            rows_by_pool[pool].append(row)
-        self._rows = rows
+            place = self._places.get(flow) or self._find_place(flow)
+            if place is None:
+                continue
+            places[flow] = place
+            rows_by_pool[place.pool].append(place.row)
+        self._places = places
         return tuple(self._count_pool(self._pools[name], found) for name, found in rows_by_pool.items())
 
-    def _row(self, flow: Flow) -> int:
-        hashed = flow_hash(self._key, flow.remote_address, flow.local_address, flow.remote_port, flow.local_port)
-        return row_of(hashed, self._row_count)
+    def _find_place(self, flow: Flow) -> _Place | None:
+        """None if the flow is for no VIP."""
+        vip = self._vips.find(flow.local_address, flow.local_port)
+        if vip is None:
+            return None
+        if vip.flow_hash is FlowHash.SOURCE:
+            hashed = source_hash(self._key, flow.remote_address)
+        else:
+            hashed = flow_hash(self._key, flow.remote_address, flow.local_address, flow.remote_port, flow.local_port)
+        return _Place(vip.pool, row_of(hashed, self._row_count))
 
     def _count_pool(self, pool: _PoolRows, rows: list[int]) -> PoolCensus:
         generations = Counter(pool.generation_needed(self._member_id, row) for row in rows)

@@ -74,6 +74,11 @@ def flow_hash(
     return siphash13(key, source + destination + ports_and_protocol)
 
 
+def source_hash(key: HashKey, source: bytes) -> int:
+    """The 64-bit hash of a flow to a VIP that keeps each client on one member: of the client's packed address alone."""
+    return siphash13(key, source + bytes(-len(source) % 8))
+
+
 def row_of(hashed: int, rows: int) -> int:
     """The row of a table of `rows` rows that a flow falls in. A multiplication: cheaper in the kernel than a modulo."""
     return ((hashed & 0xFFFF_FFFF) * rows) >> 32

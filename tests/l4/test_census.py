@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from pyroute2 import IPRoute
 from scapy.layers.inet import IP, TCP
 
 from l4.census import Census
-from l4.flow_hash import HashKey, flow_hash, row_of
+from l4.flow_hash import HashKey, flow_hash, row_of, source_hash
 from l4.forwarding import GenerationTables
 from l4.maglev import owners_of_rows
 from l4.tcp_sockets import Flow, tcp_flows
@@ -28,16 +28,20 @@ from orchestrator.contract.pool import (
 )
 from orchestrator.contract.report import PoolCensus
 from orchestrator.contract.snapshot import RedirectorSnapshot
-from orchestrator.contract.vip import Vip, VipMode
+from orchestrator.contract.vip import FlowHash, Vip, VipMode
 
 KEY = "00112233445566778899aabbccddeeff"
 SETTINGS = ForwardingSettings(hash_key=KEY, rows=1009)
 V4 = ip_address("203.0.113.10")
 V6 = ip_address("2001:db8:203::10")
 ME = 2
+VIPS = tuple(
+    Vip(name=f"web-v{a.version}", id=a.version, address=a, port=443, mode=VipMode.TERMINATE, pool="edge")
+    for a in (V4, V6)
+)
 
 
-def snapshot(*memberships: tuple[int, set[int]]) -> RedirectorSnapshot:
+def snapshot(*memberships: tuple[int, set[int]], vips: tuple[Vip, ...] = VIPS) -> RedirectorSnapshot:
     """For member `ME`; generations given newest first as (number, members)."""
     known = sorted(set().union(*(members for _, members in memberships)))
     return RedirectorSnapshot(
@@ -46,10 +50,7 @@ def snapshot(*memberships: tuple[int, set[int]]) -> RedirectorSnapshot:
         member_id=ME,
         address=IPv4Address("198.18.2.12"),
         forwarding=SETTINGS,
-        vips=tuple(
-            Vip(name=f"web-v{a.version}", id=a.version, address=a, port=443, mode=VipMode.TERMINATE, pool="edge")
-            for a in (V4, V6)
-        ),
+        vips=vips,
         pools=(
             PoolForwarding(
                 name="edge",
@@ -124,6 +125,44 @@ def test_other_addresses_and_ports_are_passed_over() -> None:
     upstream = Flow(ip_address("198.18.2.12").packed, 443, ip_address("198.18.3.11").packed, 8080)
     other_port = flows(1)[0]._replace(local_port=80)
     assert counted([upstream, other_port], (4, {1, 2})).flows == 0
+
+
+@pytest.mark.parametrize("vip", [V4, V6])
+def test_flows_to_blocks_and_ranges_are_counted_each_in_its_own_row(vip: Address) -> None:
+    length = vip.max_prefixlen - 8
+    block = Vip(
+        name="block",
+        id=9,
+        address=ip_network((vip, length), strict=False).network_address,
+        prefix_length=length,
+        port=1000,
+        last_port=2000,
+        mode=VipMode.PASSTHROUGH,
+        pool="edge",
+    )
+    found = [
+        flow._replace(local_address=(vip + number % 100).packed, local_port=990 + number)
+        for number, flow in enumerate(flows(1020, vip))
+    ]
+    inside = [flow for flow in found if 1000 <= flow.local_port <= 2000]
+    moved = [flow for flow in inside if owner(flow, {1, 2}) == ME and owner(flow, {1, 2, 3}) != ME]
+    assert moved
+    (census,) = Census(snapshot((5, {1, 2, 3}), (4, {1, 2}), vips=(block,)), GenerationTables()).count(found)
+    assert (census.flows, census.needed) == (len(inside), {4: len(moved)})
+
+
+def test_flows_of_vips_that_go_by_the_source_alone_are_in_their_clients_row() -> None:
+    sticky = VIPS[0].model_copy(update={"flow_hash": FlowHash.SOURCE})
+    clients = [ip_address("198.51.100.0") + number for number in range(40)]
+    found = [Flow(V4.packed, 443, client.packed, port) for client in clients for port in (1000, 2000, 3000)]
+    table = owners_of_rows([GenerationMember(id=m, weight=1) for m in (1, 2)], HashKey.from_hex(KEY), 1009)
+    ours = [
+        client for client in clients if table[row_of(source_hash(HashKey.from_hex(KEY), client.packed), 1009)] == ME
+    ]
+    (census,) = Census(snapshot((5, {1}), (4, {1, 2}), vips=(sticky,)), GenerationTables()).count(found)
+    assert 0 < len(ours) < 40
+    assert census.needed == {4: 3 * len(ours)}
+    assert census.orphans == 3 * (40 - len(ours))
 
 
 def test_a_count_repeated_gives_the_same_and_forgets_what_is_gone() -> None:
