@@ -17,6 +17,7 @@ Theory of operation
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -35,6 +36,7 @@ from l4.forwarding import ForwardingTable, GenerationTables, build_table, descri
 from l4.interface import InterfaceError, look_up_interface
 from l4.program_error import ProgramError
 from l4.snapshot_entries import member_entries, vip_entries
+from l4.vip_sets import quic_servers
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import BalancerStatus, TableStatus
 from orchestrator.contract.snapshot import BalancerSnapshot, Snapshot
@@ -59,6 +61,7 @@ class _Plan:
     tables: tuple[ForwardingTable, ...]
     vips: tuple[VipEntry, ...]
     members: tuple[MemberEntry, ...]
+    quic_servers: Mapping[tuple[int, int], int]
     bird_configuration: str
 
 
@@ -168,11 +171,13 @@ class BalancerAgent:
     def _plan_for(self, snapshot: BalancerSnapshot) -> _Plan:
         """In a thread: may take seconds. Raises ValueError."""
         log_file = self._bird.log_file
+        vips = tuple(vip_entries(snapshot.vips, snapshot.pools))
         return _Plan(
             snapshot=snapshot,
             tables=tuple(build_table(pool, snapshot.forwarding, self._generations) for pool in snapshot.pools),
-            vips=tuple(vip_entries(snapshot.vips, snapshot.pools)),
+            vips=vips,
             members=tuple(member_entries(snapshot.pools)),
+            quic_servers=quic_servers(vips, {pool.slot: [m.id for m in pool.members] for pool in snapshot.pools}),
             bird_configuration=(
                 bird_configuration(snapshot.bgp, [vip.address for vip in snapshot.vips], log_file)
                 if snapshot.bgp
@@ -236,6 +241,7 @@ class BalancerAgent:
             if program.read_table(table.slot) != table.chains:
                 program.swap_table(table.slot, table.chains)
                 self._counts["table_swaps"] += 1
+        program.set_quic_servers(plan.quic_servers)
         program.set_vips(plan.vips)
         in_use = {table.slot for table in plan.tables}
         for slot in range(TABLE_SLOTS):

@@ -5,19 +5,19 @@ can be fed before `attach`; the program and its maps stay when the process exits
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from l4 import attachment
 from l4.attachment import XdpMode
 from l4.bpf_map import Map
-from l4.entries import BalancerSettings, MemberEntry, VipEntry, mapped, vip_id_of
+from l4.entries import BalancerSettings, MemberEntry, VipEntry
 from l4.pins import prepare_pins, remove_pins
 from l4.program_error import ProgramError
 from l4.program_loader import LoadedProgram
-from l4.shared_maps import U32, Counters, Members, reconcile, swap_inner_map, total
+from l4.shared_maps import U32, Counters, Members, swap_inner_map, total
+from l4.vip_maps import VipMaps
 
-_SERVICE = struct.Struct("=16s2sBx")
 _TRAFFIC = struct.Struct("=QQ")
 _OWNERS_OCTETS = 8
 
@@ -35,11 +35,10 @@ class BalancerProgram:
         changed `rows` takes a new BalancerProgram, filled and then attached.
         """
         self.rows = rows
-        self._max_vips = max_vips
         self._pins = prepare_pins(bpffs, self.NAME, {"tables": rows})
         self._program = LoadedProgram("balancer.c", self.FUNCTION, self._pins, {"ROWS": rows, "MAX_VIPS": max_vips})
         self._settings = self._pins.open("settings")
-        self._vips = self._pins.open("vips")
+        self._vips = VipMaps(self._pins, max_vips)
         self._tables = self._pins.open("tables")
         self._vip_traffic = self._pins.open("vip_traffic")
         self._member_packets = self._pins.open("member_packets")
@@ -83,15 +82,12 @@ class BalancerProgram:
         swap_inner_map(self._settings, 0, "settings", value, len(value))
 
     def set_vips(self, vips: Sequence[VipEntry]) -> None:
-        """Makes the VIPs those given. What is new or changed comes first, what is gone goes last."""
-        if len(vips) > self._max_vips:
-            raise ProgramError(f"{len(vips)} VIPs, and the balancer was loaded for {self._max_vips}: raise max_vips")
-        desired: dict[bytes, bytes] = {}
-        for vip in vips:
-            address = mapped(vip.network.network_address)
-            desired[_SERVICE.pack(address, vip.first_port.to_bytes(2, "big"), vip.protocol)] = vip.packed
-            desired.setdefault(_SERVICE.pack(address, bytes(2), 0), bytes(len(vip.packed)))
-        reconcile(self._vips, desired)
+        """Makes the VIPs those given. Each packet finds its VIP as it was before or as it is now."""
+        self._vips.set_vips(vips)
+
+    def set_quic_servers(self, servers: Mapping[tuple[int, int], int]) -> None:
+        """Makes the members that QUIC connection ids can name those given: ids by slot and server id."""
+        self._vips.set_quic_servers(servers)
 
     def set_members(self, members: Sequence[MemberEntry]) -> None:
         """Makes the members those given, with their live bits. Nothing changes for those that stay the same."""
@@ -125,12 +121,8 @@ class BalancerProgram:
     def vip_counters(self) -> dict[int, tuple[int, int]]:
         """Packets and octets (of inner IP packets) forwarded, by id of the present VIPs."""
         result = {}
-        for key in self._vips.keys():  # noqa: SIM118 (a kernel map is no dict)
-            value = self._vips.lookup(key)
-            if value is None or not (vip_id := vip_id_of(value)):
-                continue  # removed meanwhile, or the entry for an address alone
-            traffic = self._vip_traffic.lookup(U32.pack(vip_id)) or b""
-            per_cpu = list(_TRAFFIC.iter_unpack(traffic))
+        for vip_id in self._vips.ids:
+            per_cpu = list(_TRAFFIC.iter_unpack(self._vip_traffic.lookup(U32.pack(vip_id)) or b""))
             result[vip_id] = (sum(packets for packets, _ in per_cpu), sum(octets for _, octets in per_cpu))
         return result
 

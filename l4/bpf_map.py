@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,10 @@ from l4.bpf_call import (
     possible_cpus,
 )
 
-_PER_CPU = frozenset({MapType.PERCPU_ARRAY})
+_PER_CPU = frozenset({MapType.PERCPU_ARRAY, MapType.PERCPU_HASH})
+
+#: Entries that one call brings.
+_BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,18 @@ class Map:
     @classmethod
     def create_array(cls, name: str, value_size: int, max_entries: int) -> Self:
         """A new array, as inner map: it lives while it is open or in an array of maps."""
-        packed = struct.pack("=5III16s", MapType.ARRAY, 4, value_size, max_entries, 0, 0, 0, name.encode()[:15])
+        return cls.create(name, MapShape(MapType.ARRAY, 4, value_size, max_entries, 0))
+
+    @classmethod
+    def create_array_of_maps(cls, name: str, prototype: "Map", max_entries: int) -> Self:
+        """A new array of maps of the prototype's shape."""
+        return cls.create(name, MapShape(MapType.ARRAY_OF_MAPS, 4, 4, max_entries, 0), prototype.descriptor)
+
+    @classmethod
+    def create(cls, name: str, shape: MapShape, prototype: int = 0) -> Self:
+        """A new map; it lives while it is open, pinned, or in an array of maps."""
+        sizes = shape.type, shape.key_size, shape.value_size, shape.max_entries, shape.flags
+        packed = struct.pack("=5III16s", *sizes, prototype, 0, name.encode()[:15])
         return cls(bpf(Command.MAP_CREATE, attributes(packed)))
 
     @classmethod
@@ -125,6 +139,44 @@ class Map:
             self._key.raw = key
             struct.pack_into("=Q", call, 8, ctypes.addressof(self._key))
 
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys with their values, many with each call. Entries that come or go meanwhile may or may not be seen."""
+        count = min(_BATCH, self.shape.max_entries)
+        size = self.shape.key_size
+        keys = ctypes.create_string_buffer(size * count)
+        values = ctypes.create_string_buffer(self._value_octets * count)
+        position = ctypes.create_string_buffer(max(size, 8))  # a key, or the number of a bucket
+        following = ctypes.create_string_buffer(max(size, 8))
+        has_more, begins_at = True, 0
+        while has_more:
+            call = self._batch(keys, values, count, ctypes.addressof(following), begins_at)
+            try:
+                bpf(Command.MAP_LOOKUP_BATCH, call)
+            except FileNotFoundError:  # the kernel's way to say that this was the end
+                has_more = False
+            (copied,) = struct.unpack_from("=I", call, 32)
+            all_keys, all_values = keys.raw, values.raw
+            for n in range(copied):
+                yield (
+                    all_keys[n * size : (n + 1) * size],
+                    all_values[n * self._value_octets : (n + 1) * self._value_octets],
+                )
+            position.raw = following.raw
+            begins_at = ctypes.addressof(position)
+
+    def update_many(self, entries: Mapping[bytes, bytes]) -> None:
+        """Sets many values in one call, one after the other."""
+        if entries:
+            keys = ctypes.create_string_buffer(b"".join(entries), len(entries) * self.shape.key_size)
+            values = ctypes.create_string_buffer(b"".join(entries.values()), len(entries) * self._value_octets)
+            bpf(Command.MAP_UPDATE_BATCH, self._batch(keys, values, len(entries), 0))
+
+    def delete_many(self, keys: Collection[bytes]) -> None:
+        """Removes many keys, which must all be there, in one call, one after the other."""
+        if keys:
+            joined = ctypes.create_string_buffer(b"".join(keys), len(keys) * self.shape.key_size)
+            bpf(Command.MAP_DELETE_BATCH, self._batch(joined, None, len(keys), 0))
+
     def read_array(self) -> bytes:
         """All values of an array, in one call."""
         entries = self.shape.max_entries
@@ -149,16 +201,21 @@ class Map:
         bpf(Command.MAP_UPDATE_BATCH, self._batch(keys, source, entries, 0))
 
     def _batch(
-        self, keys: ctypes.Array[ctypes.c_char], values: ctypes.Array[ctypes.c_char], count: int, position: int
+        self,
+        keys: ctypes.Array[ctypes.c_char],
+        values: ctypes.Array[ctypes.c_char] | None,
+        count: int,
+        following: int,
+        begins_at: int = 0,
     ) -> ctypes.Array[ctypes.c_char]:
         """`batch` of `union bpf_attr`: in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags."""
         return attributes(
             struct.pack(
                 "=QQQQIIQQ",
-                0,
-                position,
+                begins_at,
+                following,
                 ctypes.addressof(keys),
-                ctypes.addressof(values),
+                0 if values is None else ctypes.addressof(values),
                 count,
                 self.descriptor,
                 0,

@@ -72,3 +72,13 @@ def swap_inner_map(outer: Map, index: int, name: str, values: bytes, value_size:
     with Map.create_array(name, value_size, len(values) // value_size) as inner:
         inner.write_array(values)
         outer.update(U32.pack(index), U32.pack(inner.descriptor))
+
+
+def wait_for_packets() -> None:
+    """Returns when every packet that a program was working on at the time of the call is through.
+
+    The kernel waits for that (an RCU grace period) before an update of an array of maps returns: kernel/bpf/syscall.c,
+    maybe_wait_bpf_programs.
+    """
+    with Map.create_array("any", 4, 1) as inner, Map.create_array_of_maps("wait", inner, 1) as outer:
+        outer.update(U32.pack(0), U32.pack(inner.descriptor))

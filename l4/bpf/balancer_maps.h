@@ -63,17 +63,9 @@ struct vip {
 	__u8 encapsulation;
 };
 
-/* Two entries for each VIP: by address, port and protocol; and by address alone (port and protocol
- * zero), for packets whose ports cannot be read. Twice that, so that a new set of VIPs can be
- * entered before the old one is removed. */
+/* VIPs of one address and one port. Twice and more, so that a new set of VIPs can be entered before
+ * the old one is removed. */
 BPF_TABLE_PINNED("hash", struct service, struct vip, vips, 4 * MAX_VIPS, PIN(vips));
-
-static __always_inline bool is_vip_address(struct service *service)
-{
-	service->port = 0;
-	service->protocol = 0;
-	return vips.lookup(service) != NULL;
-}
 
 /*
  * All VIPs' addresses, single ones included, to the set of ports that is served there. A set is
@@ -86,6 +78,16 @@ struct vip_prefix {
 
 BPF_TABLE_PINNED("lpm_trie", struct vip_prefix, __u32, vip_prefixes, 2 * MAX_VIPS,
 		 PIN(vip_prefixes), BPF_F_NO_PREALLOC);
+
+#define ADDRESS_BITS 128
+
+static __always_inline bool is_vip_address(const struct service *service)
+{
+	struct vip_prefix key = {.length = ADDRESS_BITS};
+
+	__builtin_memcpy(key.address, service->address, sizeof(key.address));
+	return vip_prefixes.lookup(&key) != NULL;
+}
 
 /*
  * The ports of each set. Ranges are entered as prefixes of ports, any port as the empty prefix.
