@@ -10,7 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 STAMP := $(VENV)/.installed-$(shell sha256sum $(LOCK) pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
-C_SOURCES := $(wildcard l4/bpf/*.c l4/bpf/*.h tests/bench/bpf/*.c)
+C_SOURCES := $(wildcard l4/bpf/*.c l4/bpf/*.h l4/native/*.c tests/bench/bpf/*.c)
+EXTENSION := l4/table_build$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 
 # What the product runs on, what the tests and benches need, what the lint needs.
 PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2 iproute2 ethtool procps \
@@ -21,7 +22,7 @@ PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2
 help: ## what this file can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: check-system packages $(STAMP) ## install what is missing: Debian packages, venv, locked requirements
+setup: check-system packages $(STAMP) $(EXTENSION) ## install what is missing: Debian packages, venv, locked requirements
 
 check-system:
 	@. /etc/os-release 2>/dev/null; [ "$${ID:-}" = debian ] && [ "$${VERSION_ID:-0}" -ge 12 ] || \
@@ -45,6 +46,11 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.installed-*; touch $@
+
+# Installing builds it too; this is for when its source has changed since.
+$(EXTENSION): l4/native/table_build.c setup.py $(STAMP)
+	@echo "setup: the compiled table build"
+	@$(BIN)/python setup.py --quiet build_ext --inplace --force
 
 lint: setup ## ruff, mypy strict, clang-format
 	$(BIN)/ruff check .
@@ -71,7 +77,7 @@ bench-l4: setup ## what a packet costs in the kernel programs, beside a referenc
 
 clean: ## stop a lab that is still up, remove what setup and the tests made here
 	@[ ! -x $(BIN)/edgectl ] || $(BIN)/edgectl lab down || true
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info l4/*.so .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Pins every requirement with its hashes. Names no index: whoever installs chooses where from.

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from l4 import table_build
 from l4.flow_hash import HashKey
 from l4.maglev import NOBODY, owners_of_rows
 from orchestrator.contract.pool import (
     MAX_OWNERS,
     ForwardingSettings,
     Generation,
-    GenerationMember,
     PoolForwarding,
 )
 from orchestrator.contract.report import TableStatus
@@ -29,6 +29,22 @@ _ROW = struct.Struct(f"={MAX_OWNERS}H")
 ROW_SIZE = _ROW.size
 
 
+@dataclass(frozen=True, slots=True)
+class _TableIdentity:
+    """All that decides what a generation's owners of rows are."""
+
+    membership: bytes
+    """Ids and weights: compared at every change for up to 64 generations, which members one by one would make slow."""
+    hash_key: str
+    rows: int
+
+    @classmethod
+    def of(cls, generation: Generation, settings: ForwardingSettings) -> "_TableIdentity":
+        ids = array("H", [member.id for member in generation.members])
+        weights = array("H", [member.weight for member in generation.members])
+        return cls((ids + weights).tobytes(), settings.hash_key, settings.rows)
+
+
 class GenerationTables:
     """Owners of rows of the generations in use, so that each generation is built once.
 
@@ -36,14 +52,14 @@ class GenerationTables:
     """
 
     def __init__(self) -> None:
-        self._built: dict[tuple[tuple[GenerationMember, ...], str, int], array[int]] = {}
+        self._built: dict[_TableIdentity, array[int]] = {}
 
     def __repr__(self) -> str:
         return f"<GenerationTables: {len(self._built)} built>"
 
     def owners(self, generation: Generation, settings: ForwardingSettings) -> "array[int]":
         """Each row's owner in a generation. Generations with the same members share one table."""
-        identity = (generation.members, settings.hash_key, settings.rows)
+        identity = _TableIdentity.of(generation, settings)
         if identity not in self._built:
             key = HashKey.from_hex(settings.hash_key)
             self._built[identity] = owners_of_rows(generation.members, key, settings.rows)
@@ -51,12 +67,8 @@ class GenerationTables:
 
     def retain(self, pools: Sequence[PoolForwarding], settings: ForwardingSettings) -> None:
         """Forgets all but the live generations of these pools."""
-        live = {generation.members for pool in pools for generation in pool.generations}
-        self._built = {
-            identity: owners
-            for identity, owners in self._built.items()
-            if identity[0] in live and identity[1:] == (settings.hash_key, settings.rows)
-        }
+        live = {_TableIdentity.of(generation, settings) for pool in pools for generation in pool.generations}
+        self._built = {identity: owners for identity, owners in self._built.items() if identity in live}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,31 +93,19 @@ class ForwardingTable:
 
 
 def build_table(pool: PoolForwarding, settings: ForwardingSettings, tables: GenerationTables) -> ForwardingTable:
-    """Builds a pool's table. Takes a fraction of a second per generation that `tables` has not built yet.
+    """Builds a pool's table: a few milliseconds per generation that `tables` has not built yet, and as many for all.
 
     Raises ValueError if `settings.rows` is not prime.
     """
-    reachable = {member.id for member in pool.members if member.reachable}
-    owners_by_generation = [tables.owners(generation, settings) for generation in pool.generations]
-    # Few distinct columns of owners exist beside the number of rows, so that each is made a chain once.
-    known: dict[tuple[int, ...], tuple[bytes, bool]] = {}
-    chains: list[bytes] = []
-    overflowed_rows = 0
-    for owners in zip(*owners_by_generation, strict=True):
-        entry = known.get(owners)
-        if entry is None:
-            distinct = [owner for owner in dict.fromkeys(owners) if owner in reachable]
-            entry = known[owners] = (
-                pack_row(distinct[: settings.owners_per_row]),
-                len(distinct) > settings.owners_per_row,
-            )
-        chains.append(entry[0])
-        overflowed_rows += entry[1]
+    reachable = array("H", [member.id for member in pool.members if member.reachable])
+    # Generations with the same members share one column: the second says nothing new.
+    columns = {id(owners): owners for owners in (tables.owners(each, settings) for each in pool.generations)}
+    chains, overflowed_rows = table_build.merge_owners([*columns.values()], reachable, settings.owners_per_row)
     return ForwardingTable(
         pool=pool.name,
         slot=pool.slot,
         generations=tuple(generation.number for generation in pool.generations),
-        chains=b"".join(chains),
+        chains=chains,
         overflowed_rows=overflowed_rows,
     )
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l4.flow_hash import HashKey
-from l4.maglev import NOBODY, Permutation, is_prime, owners_of_rows, prime_from, turns
+from l4.maglev import NOBODY, is_prime, owners_of_rows, prime_from
 from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, GenerationMember
+from tests.l4.table_oracle import Permutation, turns
 
 KEY = HashKey.from_hex("00112233445566778899aabbccddeeff")
 FEW_ROWS = 1009
