@@ -48,6 +48,7 @@ class MapType(IntEnum):
     LRU_HASH = 9
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
+    RINGBUF = 27
 
 
 #: BPF_F_RDONLY: the descriptor may read the map and nothing else.

@@ -95,6 +95,9 @@ class Map:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Closes the descriptor; a pinned or attached map lives on."""
         if self.descriptor >= 0:

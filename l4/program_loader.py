@@ -1,28 +1,39 @@
-"""From C to a program in the kernel: puts the source together, compiles it with bcc, checks pinned maps, loads.
+"""From C to a program in the kernel: puts the source together and has it compiled and loaded by `l4.compiler`.
 
 bcc rewrites map accesses in the main file only, so the product's own headers are put into it, each once.
 """
 
-import ctypes
+import json
 import os
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l4.bpf_map import Map, MapShape
-from l4.headers import HeadersMissing, kernel_headers
+from l4.bpf_map import Map
 from l4.pins import ProgramPins
 from l4.program_error import ProgramError
 
 SOURCES = Path(__file__).parent / "bpf"
 
+#: Seconds. Compiling takes about one; a host that needs more than this has other troubles.
+LOAD_TIMEOUT_S = 120.0
+
 _OWN_INCLUDE = re.compile(r'^#include "([a-z_]+\.h)"$', re.MULTILINE)
 _COUNTER = re.compile(r"\bX\((\w+)\)")
 
+#: Of an answer: octets, and descriptors (the kernel's own bound: unix(7), SCM_RIGHTS).
+_MAX_ANSWER = 65536
+_MAX_DESCRIPTORS = 253
+
+_STANDARD_ERROR = 2
+
 
 class LoadedProgram:
-    """A compiled and loaded XDP program. Holds bcc's module, which owns the descriptors."""
+    """A compiled and loaded XDP program, by its descriptor: the kernel keeps it while that is open, or it attached."""
 
     def __init__(self, source: str, function: str, pins: ProgramPins, definitions: Mapping[str, str | int]) -> None:
         """Compiles and loads `function` of `l4/bpf/<source>`. Raises ProgramError.
@@ -30,15 +41,39 @@ class LoadedProgram:
         `definitions` become macros; text ones are passed as C strings.
         """
         self.name = function
-        self._module = _compile(source, {**pins.macros(), **definitions})
-        _check_pinned_maps(self._module, pins.directory)
-        try:
-            self.descriptor: int = self._module.load_func(function.encode(), self._module.XDP).fd
-        except Exception as error:
-            raise ProgramError(
-                f"the kernel refused {source} ({error}); its verifier's words stand above. "
-                "It takes Linux 5.15 or newer, and root or CAP_BPF with CAP_NET_ADMIN"
-            ) from error
+        self.descriptor = -1
+        self._maps: dict[str, Map] = {}
+        macros: dict[str, str | int] = {**pins.macros(), **definitions}
+        order = {
+            "source": source,
+            "text": assemble(source),
+            "function": function,
+            "flags": [f"-D{name}={_macro(value)}" for name, value in macros.items()],
+            "pins": str(pins.directory),
+        }
+        answer, descriptors = _ask_compiler(order)
+        if "error" in answer:
+            raise ProgramError(answer["error"])
+        self.descriptor, *maps = descriptors
+        self._maps = {name: Map(descriptor) for name, descriptor in zip(answer["maps"], maps, strict=True)}
+
+    def __repr__(self) -> str:
+        return f"<LoadedProgram {self.name}, descriptor {self.descriptor}>"
+
+    def __del__(self) -> None:
+        self.close()
+
+    def open_map(self, name: str) -> Map:
+        """Opens one of the program's maps; one that is not pinned lives with the program, or while it is open."""
+        return Map(os.dup(self._maps[name].descriptor))
+
+    def close(self) -> None:
+        """Closes the descriptors. What is attached, pinned or called by others lives on."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+        for own in self._maps.values():
+            own.close()
 
 
 def counter_names(program: str) -> tuple[str, ...]:
@@ -72,26 +107,6 @@ def _counter_list(text: str, name: str) -> list[str]:
     return _COUNTER.findall("\n".join(lines[1:]))
 
 
-def _compile(source: str, definitions: Mapping[str, str | int]) -> Any:
-    try:
-        from bcc import BPF  # late, because only loading needs it, and it takes long
-    except ImportError:
-        raise ProgramError(
-            "bcc is missing; install it with: apt-get install python3-bpfcc (and make the virtual environment with "
-            "--system-site-packages)"
-        ) from None
-    flags = [f"-D{name}={_macro(value)}" for name, value in definitions.items()]
-    try:
-        with kernel_headers():
-            return BPF(text=assemble(source).encode(), cflags=flags)
-    except HeadersMissing as error:
-        raise ProgramError(str(error)) from error
-    except Exception as error:  # bcc raises nothing more exact
-        raise ProgramError(
-            f"cannot compile {source} or make its maps ({error}); the compiler's words stand above"
-        ) from error
-
-
 def _macro(value: str | int) -> str:
     if isinstance(value, int):
         return str(value)
@@ -100,29 +115,28 @@ def _macro(value: str | int) -> str:
     return f'"{value}"'
 
 
-def _check_pinned_maps(module: Any, directory: Path) -> None:
-    """Compares what the source declares with what is pinned: bcc takes up any map of the right name."""
-    from bcc import lib
-
-    def ask(question: str, table: int, result: type[Any] = ctypes.c_int) -> Any:
-        function = lib[question]  # by item, because an attribute's types would be changed for all of bcc
-        function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_ulonglong), result
-        return function(module.module, table)
-
-    number_of_tables = lib["bpf_num_tables"]
-    number_of_tables.argtypes = (ctypes.c_void_p,)
-    for table in range(number_of_tables(module.module)):
-        with Map(os.dup(ask("bpf_table_fd_id", table))) as actual:
-            declared = MapShape(
-                type=ask("bpf_table_type_id", table),
-                key_size=ask("bpf_table_key_size_id", table),
-                value_size=ask("bpf_table_leaf_size_id", table),
-                max_entries=ask("bpf_table_max_entries_id", table),
-                flags=ask("bpf_table_flags_id", table),
+def _ask_compiler(order: Mapping[str, object]) -> tuple[Any, list[int]]:
+    """The compiler's answer, and the descriptors that came with it. Raises ProgramError."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-P", "-m", "l4.compiler", str(there.fileno())],
+                input=json.dumps(order).encode(),
+                stdout=_STANDARD_ERROR,
+                pass_fds=[there.fileno()],
+                timeout=LOAD_TIMEOUT_S,
+                check=False,
             )
-            if actual.shape != declared:
-                name = ask("bpf_table_name", table, ctypes.c_char_p).decode()
-                raise ProgramError(
-                    f"the map {name} pinned in {directory} is {actual.shape}, this version needs {declared}; "
-                    f"drain this node, then start anew: edge-l4 {directory.name} detach"
-                )
+        except subprocess.TimeoutExpired:
+            raise ProgramError(
+                f"{order['source']} could not be compiled and loaded in {LOAD_TIMEOUT_S:.0f} s"
+            ) from None
+        there.close()
+        answer, descriptors, _, _ = socket.recv_fds(here, _MAX_ANSWER, _MAX_DESCRIPTORS)
+    if not answer:
+        raise ProgramError(
+            f"the process that compiles {order['source']} ended with status {ended.returncode} and no answer; "
+            "its words stand above"
+        )
+    return json.loads(answer), descriptors
