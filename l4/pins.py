@@ -22,7 +22,7 @@ from l4.program_error import ProgramError
 #: with every change of these in `l4/bpf/`. A map that is not listed here has no pin, and the C does not compile.
 LAYOUTS: Mapping[str, Mapping[str, int]] = {
     "balancer": {
-        "counters": 2,
+        "counters": 3,
         "settings": 2,
         "vips": 2,
         "vip_prefixes": 1,
@@ -36,7 +36,7 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
         "flow_table": 2,
     },
     "redirector": {
-        "counters": 2,
+        "counters": 3,
         "settings": 3,
         "tunnel_sources": 2,
         "members": 2,

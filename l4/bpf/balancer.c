@@ -1,28 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * The balancer, on an L4 node: brings each packet to the proxy that owns its flow, with the earlier
- * owners in its luggage, and keeps no state of its own. Loaded by l4/balancer_program.py, which
- * defines ROWS, MAX_VIPS and the pins.
+ * owners in its luggage, and keeps no state of its own, but for flows that no redirector could find
+ * again. Loaded by l4/balancer_program.py, which defines the pins, ROWS and MAX_VIPS.
  */
 #include <uapi/linux/bpf.h>
 
 #include "balancer_maps.h"
 #include "encapsulate.h"
-#include "ethernet.h"
 #include "flow_table.h"
 #include "forwarding.h"
+#include "link.h"
 #include "parse.h"
-
-/* A packet without a readable flow. Only what was meant for a VIP is judged; all else is the
- * kernel's. */
-static __always_inline int refuse(struct packet *packet, int result)
-{
-	if (result == NOT_IP || !is_vip_address(&packet->flow.service))
-		return XDP_PASS;
-	count(result);
-	return result == COUNT_other_protocol || result == COUNT_ipv6_extension ? XDP_PASS
-										: XDP_DROP;
-}
+#include "quic.h"
+#include "vips.h"
 
 static __always_inline int drop(__u32 counter)
 {
@@ -30,62 +21,128 @@ static __always_inline int drop(__u32 counter)
 	return XDP_DROP;
 }
 
+/* A packet without a readable flow. Only what was meant for a VIP is judged; all else is the
+ * kernel's. */
+static __always_inline int refuse(const struct packet *packet, int result)
+{
+	if (result == NOT_IP || !is_vip_address(&packet->flow.service))
+		return XDP_PASS;
+	count(result);
+	return result == COUNT_other_protocol ? XDP_PASS : XDP_DROP;
+}
+
+/* A sound packet that is for no VIP. Of fragments, that is known only if their address is none. */
+static __always_inline int leave(const struct packet *packet)
+{
+	if (unlikely(packet->is_fragment) && is_vip_address(&packet->flow.service))
+		return drop(COUNT_fragment);
+	return XDP_PASS;
+}
+
+/*
+ * TCP fragments of flows that have ports in their hash: theirs has none, so the owner of their row
+ * is another than their flow's. Its redirector could not tell that the flow is elsewhere, and its
+ * kernel's RST would end it (docs/adr/0007-tcp-fragments.md).
+ */
+static __always_inline bool is_lost_fragment(const struct packet *packet, const struct vip *vip)
+{
+	return packet->is_fragment && packet->flow.service.protocol == IPPROTO_TCP &&
+	       !(vip->flags & (VIP_FLOW_TABLE | VIP_HASH_SOURCE));
+}
+
+static __always_inline int find_route_by_row(const struct vip *vip, __u64 hash, struct route *route)
+{
+	__u64 *row = find_row(vip->slot, hash);
+
+	if (!row)
+		return COUNT_no_table;
+	if (!*row)
+		return COUNT_empty_chain;
+	choose_owner(*row, route);
+	return route->member ? ROUTED : COUNT_no_owner;
+}
+
+/* What a VIP with flags of its own does otherwise than most. */
+static __always_inline int find_special_route(struct packet *packet, const void *end,
+					      const struct vip *vip, __u64 hash,
+					      struct route *route)
+{
+	int result;
+
+	if ((vip->flags & VIP_QUIC) && packet->udp)
+		follow_server_id(packet, end, vip, route);
+	if (!route->member && (vip->flags & VIP_FLOW_TABLE))
+		recall_flow(packet, route);
+	if (route->member)
+		return ROUTED;
+	result = find_route_by_row(vip, hash, route);
+	if (result == ROUTED && (vip->flags & VIP_FLOW_TABLE))
+		remember_flow(packet, route);
+	return result;
+}
+
 int edge_balancer(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct ethernet *ethernet = data;
 	struct balancer_settings *node;
 	struct packet packet = {};
 	struct route route = {};
+	struct link link;
 	struct vip *vip;
-	__u64 *row, hash;
+	__u64 hash;
 	int result;
 
-	/* 1. Parse. */
-	if ((void *)(ethernet + 1) > end)
+	/* 1. Parse what is addressed to this node. */
+	node = find_settings();
+	if (!read_link((void *)(long)ctx->data, end, &link) ||
+	    (node && !is_for_mac(link.ethernet, node->mac)))
 		return XDP_PASS;
-	result = parse_ip(ethernet + 1, end, ethernet->type, &packet);
-	if (result != PARSED)
+	if (unlikely(link.tags)) /* nothing here puts them back */
+		return XDP_PASS;
+	packet.vlan_tags = link.tags;
+	result = parse_ip(link.payload, end, link.type, &packet);
+	if (unlikely(result != PARSED))
 		return refuse(&packet, result);
 
-	/* 2. Is it for a VIP? */
-	vip = vips.lookup(&packet.flow.service);
+	/* 2. Which VIP is it for? */
+	if (unlikely(packet.is_echo))
+		return refuse(&packet, COUNT_other_protocol);
+	vip = find_vip(&packet);
 	if (!vip)
-		return XDP_PASS;
-
-	if (packet.is_icmp_error)
+		return leave(&packet);
+	if (unlikely(!node))
+		return drop_from(vip, COUNT_no_settings);
+	if (unlikely(packet.is_icmp_error))
 		count(COUNT_icmp_errors);
 
-	/* 3. Hash. */
-	node = find_settings();
-	if (!node)
-		return drop(COUNT_no_settings);
-	hash = hash_flow(&packet.flow, packet.is_ipv6, node->hash_key);
+	/* 3. Is it welcome? */
 
-	/* 4. Owner: by the flow table if there is no second chance, else by the row alone. */
-	if (vip->flags & VIP_FLOW_TABLE)
-		recall_flow(&packet, &route);
-	if (!route.member) {
-		row = find_row(vip->slot, hash);
-		if (!row)
-			return drop(COUNT_no_table);
-		if (!*row)
-			return drop(COUNT_empty_chain);
-		choose_owner(*row, &route);
-		if (!route.member)
-			return XDP_DROP; /* each owner was counted as unknown */
-		if (vip->flags & VIP_FLOW_TABLE)
-			remember_flow(&packet, &route);
+	/* 4. Ping: answered here. */
+
+	/* 5. Route: hash, and owner of the row; or what the VIP's flags say. */
+	if (unlikely(is_lost_fragment(&packet, vip)))
+		return drop_from(vip, COUNT_fragment);
+	if (likely(!vip->flags)) {
+		hash = hash_flow(&packet.flow, packet.is_ipv6, node->hash_key);
+		result = find_route_by_row(vip, hash, &route);
+	} else {
+		hash = vip->flags & VIP_HASH_SOURCE
+			   ? hash_source(&packet.flow, packet.is_ipv6, node->hash_key)
+			   : hash_flow(&packet.flow, packet.is_ipv6, node->hash_key);
+		result = find_special_route(&packet, end, vip, hash, &route);
 	}
+	if (unlikely(result != ROUTED))
+		return drop_from(vip, result);
 
-	/* 5. Does it fit? */
+	/* 6. Does it fit? */
 	if (packet.length + ENCAPSULATION > node->mtu)
-		return drop(COUNT_packet_too_big);
+		return drop_from(vip, COUNT_packet_too_big);
 
-	/* 6. Encapsulate, count, send. */
+	/* 7. Encapsulate. */
 	if (encapsulate(ctx, &packet, node, &route, hash))
-		return drop(COUNT_no_room);
+		return drop_from(vip, COUNT_no_room);
+
+	/* 8. Count, and send. */
 	count_forwarded(vip->id, packet.length, route.owner);
 	return XDP_TX;
 }

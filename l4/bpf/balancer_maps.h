@@ -79,16 +79,6 @@ struct vip_prefix {
 BPF_TABLE_PINNED("lpm_trie", struct vip_prefix, __u32, vip_prefixes, 2 * MAX_VIPS,
 		 PIN(vip_prefixes), BPF_F_NO_PREALLOC);
 
-#define ADDRESS_BITS 128
-
-static __always_inline bool is_vip_address(const struct service *service)
-{
-	struct vip_prefix key = {.length = ADDRESS_BITS};
-
-	__builtin_memcpy(key.address, service->address, sizeof(key.address));
-	return vip_prefixes.lookup(&key) != NULL;
-}
-
 /*
  * The ports of each set. Ranges are entered as prefixes of ports, any port as the empty prefix.
  * What has no ports, a fragment, is looked up as `portless`.
@@ -135,6 +125,19 @@ struct vip_drop {
 
 BPF_TABLE_PINNED("percpu_hash", struct vip_drop, __u64, vip_drops, MAX_VIP_DROPS, PIN(vip_drops),
 		 BPF_F_NO_PREALLOC);
+
+static __always_inline int drop_from(const struct vip *vip, __u32 counter)
+{
+	struct vip_drop key = {.vip_id = vip->id, .counter = counter};
+	__u64 *value = vip_drops.lookup(&key), one = 1;
+
+	count(counter);
+	if (value)
+		*value += 1;
+	else
+		vip_drops.update(&key, &one);
+	return XDP_DROP;
+}
 
 static __always_inline void count_forwarded(__u32 vip_id, __u32 bytes, __u32 member_id)
 {

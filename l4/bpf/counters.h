@@ -12,14 +12,16 @@
 /* What parse.h may find wrong or foreign in a packet to a VIP. Shared by both programs. */
 #define PARSE_COUNTERS(X)                                                                          \
 	X(other_protocol)                                                                          \
-	X(ipv6_extension)                                                                          \
+	X(too_many_extensions)                                                                     \
 	X(fragment)                                                                                \
 	X(truncated)                                                                               \
 	X(bad_ip_header)                                                                           \
 	X(bad_ip_length)                                                                           \
 	X(bad_tcp_header)                                                                          \
 	X(bad_tcp_flags)                                                                           \
-	X(foreign_quote)
+	X(foreign_quote)                                                                           \
+	X(source_route)                                                                            \
+	X(bad_udp_length)
 
 #define BALANCER_COUNTERS(X)                                                                       \
 	X(forwarded)                                                                               \
@@ -33,7 +35,10 @@
 	X(no_room)                                                                                 \
 	X(flow_table_lookups)                                                                      \
 	X(flow_table_hits)                                                                         \
-	X(icmp_errors)
+	X(icmp_errors)                                                                             \
+	X(no_owner)                                                                                \
+	X(quic_by_server_id)                                                                       \
+	X(quic_unknown_server)
 
 #define REDIRECTOR_COUNTERS(X)                                                                     \
 	X(source_refused)                                                                          \
@@ -50,7 +55,9 @@
 	X(no_room)                                                                                 \
 	X(icmp_errors)                                                                             \
 	X(local_ipip)                                                                              \
-	X(owner_of_other_family)
+	X(owner_of_other_family)                                                                   \
+	X(local_udp)                                                                               \
+	X(local_fragment)
 
 #define AS_CONSTANT(name) COUNT_##name,
 

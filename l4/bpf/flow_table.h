@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Flow state for VIPs whose members run no redirector: nothing could give their packets a second
- * chance, so a change of the table must not move a flow. VIPs of pools with redirectors never come
- * here.
+ * Flow state for UDP, and for VIPs whose members run no redirector: nothing could give their
+ * packets a second chance, so a change of the table must not move a flow. TCP to pools with
+ * redirectors never comes here.
  */
 #ifndef EDGE_FLOW_TABLE_H
 #define EDGE_FLOW_TABLE_H
 
+#include <uapi/linux/in.h>
+
 #include "forwarding.h"
 
 #define FLOW_TABLE_ENTRIES 262144 /* about 40 MB; the oldest flows make room for new ones */
+
+/* A UDP flow that was silent for so long has ended: 5 minutes, as RFC 4787 REQ-5 has it of NAT. */
+#define UDP_IDLE_S 300
+
+#define NANOSECONDS 1000000000ULL
 
 struct flow_owner {
 	__u16 id; /* of the member */
@@ -22,30 +29,61 @@ struct flow_owner {
 BPF_TABLE_PINNED("lru_hash", struct flow, struct flow_owner, flow_table, FLOW_TABLE_ENTRIES,
 		 PIN(flow_table), BPF_F_NO_COMMON_LRU);
 
+/* Of the timer's last tick: cheap, and exact enough for minutes. */
+static __always_inline __u32 now_s(void)
+{
+	return bpf_ktime_get_coarse_ns() / NANOSECONDS;
+}
+
+/* Is a flow of UDP at its end? If not, and this is its client speaking, it is young again. */
+static __always_inline bool has_expired(struct flow_owner *owner, const struct packet *packet)
+{
+	__u32 now = now_s();
+
+	if (now - owner->last_seen > UDP_IDLE_S)
+		return true;
+	/* Not at every packet: the entry's cache line is shared by all CPUs. */
+	if (now != owner->last_seen && !packet->is_icmp_error)
+		owner->last_seen = now;
+	return false;
+}
+
 /* Finds where an open flow went before. A flow that is new, forgotten, or whose member is not live
  * has to ask its row. */
 static __always_inline void recall_flow(struct packet *packet, struct route *route)
 {
-	struct member *member;
 	struct flow_owner *owner;
+	struct member *member;
 
 	if (is_syn(packet))
 		return;
 	count(COUNT_flow_table_lookups);
 	owner = flow_table.lookup(&packet->flow);
-	member = owner ? find_member(owner->id) : NULL;
+	if (!owner)
+		return;
+	if (packet->flow.service.protocol == IPPROTO_UDP && has_expired(owner, packet))
+		return;
+	member = find_member(owner->id);
 	if (!member || !(member->flags & MEMBER_LIVE))
 		return;
 	count(COUNT_flow_table_hits);
 	take_owner(owner->id, member, route);
 }
 
+/*
+ * Of TCP, flows that began elsewhere are remembered as well: they came here because another node
+ * failed, and are to survive the next change of the table, too. What ends a flow, or is only about
+ * it, begins none.
+ */
 static __always_inline void remember_flow(struct packet *packet, const struct route *route)
 {
 	struct flow_owner owner = {.id = route->owner};
 
-	if (is_syn(packet))
-		flow_table.update(&packet->flow, &owner);
+	if (packet->is_icmp_error || (packet->tcp_flags & (TCP_FIN | TCP_RST)))
+		return;
+	if (packet->flow.service.protocol == IPPROTO_UDP)
+		owner.last_seen = now_s();
+	flow_table.update(&packet->flow, &owner);
 }
 
 #endif

@@ -16,6 +16,10 @@
 BPF_TABLE("array", __u32, __u64, table_prototype, ROWS);
 BPF_TABLE_PINNED("array_of_maps$table_prototype", __u32, __u32, tables, MAX_TABLES, PIN(tables));
 
+enum {
+	ROUTED = -1, /* other results are counters: why there is no route */
+};
+
 /* Where a packet goes. */
 struct route {
 	const struct member *member; /* NULL: nowhere */
@@ -48,6 +52,22 @@ static __always_inline __u64 hash_flow(const struct flow *flow, bool is_ipv6, co
 	siphash_word(&state, pair(service[2], service[3]));
 	siphash_word(&state, ports_and_protocol);
 	return siphash_end(&state, 5);
+}
+
+/* Of the client's address alone, for VIPs that keep all of a client's flows together. */
+static __always_inline __u64 hash_source(const struct flow *flow, bool is_ipv6, const __u64 key[2])
+{
+	const __be32 *client = flow->client;
+	struct siphash state;
+
+	siphash_begin(&state, key);
+	if (!is_ipv6) {
+		siphash_word(&state, pair(client[3], 0));
+		return siphash_end(&state, 1);
+	}
+	siphash_word(&state, pair(client[0], client[1]));
+	siphash_word(&state, pair(client[2], client[3]));
+	return siphash_end(&state, 2);
 }
 
 /* The row of a hash, by multiplication: division is slow (Lemire, "Fast random integer generation

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * From a frame to a flow. Every bound is checked, and no length field is trusted: what an IP header
- * claims must lie within the frame, what a TCP header claims within what IP claims.
+ * From an IP packet to a flow. Every bound is checked, and no length field is trusted: what an IP
+ * header claims must lie within the frame, what TCP and UDP claim within what IP claims.
  */
 #ifndef EDGE_PARSE_H
 #define EDGE_PARSE_H
@@ -12,6 +12,7 @@
 #include <uapi/linux/ipv6.h>
 
 #include "counters.h"
+#include "extensions.h"
 #include "packet.h"
 #include "quote.h"
 
@@ -35,6 +36,42 @@ static __always_inline int parse_tcp(void *start, void *end, __u32 length, struc
 	packet->tcp_flags = flags;
 	packet->flow.client_port = tcp->source;
 	packet->flow.service.port = tcp->dest;
+	packet->flow.service.protocol = IPPROTO_TCP;
+	return PARSED;
+}
+
+/* What UDP leaves of IP's payload is none of its own (RFC 9868), and no lie. */
+static __always_inline int parse_udp(void *start, void *end, __u32 length, struct packet *packet)
+{
+	struct udphdr *udp = start;
+	__u16 claimed;
+
+	if ((void *)(udp + 1) > end || length < sizeof(*udp))
+		return COUNT_truncated;
+	claimed = ntohs(udp->len);
+	if (claimed < sizeof(*udp) || claimed > length)
+		return COUNT_bad_udp_length;
+
+	packet->udp = udp;
+	packet->flow.client_port = udp->source;
+	packet->flow.service.port = udp->dest;
+	packet->flow.service.protocol = IPPROTO_UDP;
+	return PARSED;
+}
+
+/*
+ * A fragment's flow has no ports, so that all fragments of a datagram have the same. Those of ICMP
+ * quote nothing, or not all; those that begin with one more extension header do not say whose they
+ * are.
+ */
+static __always_inline int parse_fragment(__u8 protocol, struct packet *packet)
+{
+	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6 || is_extension(protocol))
+		return COUNT_fragment;
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+		return COUNT_other_protocol;
+	packet->flow.service.protocol = protocol;
+	packet->is_fragment = 1;
 	return PARSED;
 }
 
@@ -54,13 +91,45 @@ static __always_inline int parse_ipv4(struct iphdr *ip, void *end, struct packet
 		return COUNT_bad_ip_header;
 	if (packet->length < header || (void *)ip + packet->length > end)
 		return COUNT_bad_ip_length;
-	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_ICMP)
-		return COUNT_other_protocol;
-	if (ip->frag_off & htons(IPV4_FRAGMENT))
-		return COUNT_fragment;
+
+	packet->payload = (void *)ip + header;
+	if (unlikely(ip->frag_off & htons(IPV4_FRAGMENT)))
+		return parse_fragment(ip->protocol, packet);
+	if (likely(ip->protocol == IPPROTO_TCP))
+		return parse_tcp(packet->payload, end, packet->length - header, packet);
+	if (ip->protocol == IPPROTO_UDP)
+		return parse_udp(packet->payload, end, packet->length - header, packet);
 	if (ip->protocol == IPPROTO_ICMP)
-		return parse_icmp_quote((void *)ip + header, end, packet->length - header, packet);
-	return parse_tcp((void *)ip + header, end, packet->length - header, packet);
+		return parse_icmp(packet->payload, end, packet->length - header, packet);
+	return COUNT_other_protocol;
+}
+
+/* The packet has extension headers, or something else than TCP right behind its IP header. */
+static __always_inline int parse_ipv6_payload(struct ipv6hdr *ip, void *end, struct packet *packet)
+{
+	struct upper_layer upper;
+	__u32 length;
+	int result;
+
+	result = skip_extensions(ip, end, false, &upper);
+	if (result != PARSED)
+		return result;
+	if (upper.offset > packet->length)
+		return COUNT_truncated;
+	length = packet->length - upper.offset;
+	packet->payload = (void *)ip + upper.offset;
+	if (upper.is_fragment)
+		return parse_fragment(upper.protocol, packet);
+	switch (upper.protocol) {
+	case IPPROTO_TCP:
+		return parse_tcp(packet->payload, end, length, packet);
+	case IPPROTO_UDP:
+		return parse_udp(packet->payload, end, length, packet);
+	case IPPROTO_ICMPV6:
+		return parse_icmpv6(packet->payload, end, length, packet);
+	default:
+		return COUNT_other_protocol;
+	}
 }
 
 static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *end, struct packet *packet)
@@ -83,28 +152,18 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *end, struct pack
 		return COUNT_bad_ip_length;
 	packet->length = sizeof(*ip) + payload;
 
-	switch (ip->nexthdr) {
-	case IPPROTO_TCP:
+	if (likely(ip->nexthdr == IPPROTO_TCP)) {
+		packet->payload = ip + 1;
 		return parse_tcp(ip + 1, end, payload, packet);
-	case IPPROTO_ICMPV6:
-		return parse_icmpv6_quote(ip + 1, end, payload, packet);
-	case IPPROTO_FRAGMENT:
-		return COUNT_fragment;
-	case IPPROTO_HOPOPTS:
-	case IPPROTO_ROUTING:
-	case IPPROTO_DSTOPTS:
-		return COUNT_ipv6_extension;
-	default:
-		return COUNT_other_protocol;
 	}
+	return parse_ipv6_payload(ip, end, packet);
 }
 
-/* Reads the IP packet at `ip`. `packet` must be zero, but for flow.service.protocol. */
+/* Reads the IP packet at `ip`. `packet` must be zero. */
 static __always_inline int parse_ip(void *ip, void *end, __be16 ethertype, struct packet *packet)
 {
 	packet->ip = ip;
-	packet->flow.service.protocol = IPPROTO_TCP;
-	if (ethertype == htons(ETH_P_IP))
+	if (likely(ethertype == htons(ETH_P_IP)))
 		return parse_ipv4(ip, end, packet);
 	if (ethertype == htons(ETH_P_IPV6))
 		return parse_ipv6(ip, end, packet);

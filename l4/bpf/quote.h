@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * ICMP errors (RFC 792, RFC 4443): they follow the flow of the packet that they quote, of which
- * eight octets of TCP are enough. The quoted packet went from the VIP to the client, so its ends
- * are the other way round.
+ * eight octets of TCP or UDP are enough. The quoted packet went from the VIP to the client, so its
+ * ends are the other way round.
  */
 #ifndef EDGE_QUOTE_H
 #define EDGE_QUOTE_H
@@ -13,22 +13,26 @@
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
 
+#include "extensions.h"
 #include "packet.h"
 
 #define ICMP_HEADER 8
 
+/* Of the quoted TCP or UDP: RFC 792 promises eight octets of it. */
 struct quoted_ports {
 	__be16 source;
 	__be16 destination;
 };
 
 /* The addresses are known; with the ports, the quoted packet's flow is. */
-static __always_inline int read_quoted_ports(void *start, void *end, struct packet *packet)
+static __always_inline int read_quoted_ports(void *start, void *end, __u8 protocol,
+					     struct packet *packet)
 {
 	struct quoted_ports *ports = start;
 
 	if ((void *)(ports + 1) > end)
 		return COUNT_truncated;
+	packet->flow.service.protocol = protocol;
 	packet->flow.service.port = ports->source;
 	packet->flow.client_port = ports->destination;
 	packet->is_icmp_error = 1;
@@ -39,45 +43,78 @@ static __always_inline int read_quoted_ports(void *start, void *end, struct pack
 static __always_inline int parse_icmp_quote(void *start, void *end, __u32 length,
 					    struct packet *packet)
 {
-	struct icmphdr *icmp = start;
 	struct iphdr *quoted = start + ICMP_HEADER;
+	__u32 header;
 
-	if ((void *)(icmp + 1) > end)
-		return COUNT_truncated;
-	if (icmp->type != ICMP_DEST_UNREACH && icmp->type != ICMP_TIME_EXCEEDED &&
-	    icmp->type != ICMP_PARAMETERPROB)
-		return COUNT_other_protocol;
 	if ((void *)(quoted + 1) > end)
 		return COUNT_truncated;
-	if (quoted->version != 4 || quoted->ihl < 5 || quoted->protocol != IPPROTO_TCP ||
+	header = quoted->ihl * 4;
+	if (quoted->version != 4 || header < sizeof(*quoted) ||
+	    (quoted->protocol != IPPROTO_TCP && quoted->protocol != IPPROTO_UDP) ||
 	    quoted->saddr != packet->flow.service.address[3] ||
 	    (quoted->frag_off & htons(IPV4_FRAGMENT_OFFSET)))
 		return COUNT_foreign_quote;
-	if (ICMP_HEADER + quoted->ihl * 4U + sizeof(struct quoted_ports) > length)
+	if (ICMP_HEADER + header + sizeof(struct quoted_ports) > length)
 		return COUNT_truncated;
 	packet->flow.client[3] = quoted->daddr;
-	return read_quoted_ports((void *)quoted + quoted->ihl * 4, end, packet);
+	return read_quoted_ports((void *)quoted + header, end, quoted->protocol, packet);
 }
 
 static __always_inline int parse_icmpv6_quote(void *start, void *end, __u32 length,
 					      struct packet *packet)
 {
-	struct icmp6hdr *icmp = start;
 	struct ipv6hdr *quoted = start + ICMP_HEADER;
+	struct upper_layer upper;
+	int result;
 
-	if ((void *)(icmp + 1) > end)
-		return COUNT_truncated;
-	if (icmp->icmp6_type < ICMPV6_DEST_UNREACH || icmp->icmp6_type > ICMPV6_PARAMPROB)
-		return COUNT_other_protocol;
 	if ((void *)(quoted + 1) > end)
 		return COUNT_truncated;
-	if (quoted->version != 6 || quoted->nexthdr != IPPROTO_TCP ||
+	if (quoted->version != 6 ||
 	    !is_same_address(quoted->saddr.in6_u.u6_addr32, packet->flow.service.address))
 		return COUNT_foreign_quote;
-	if (ICMP_HEADER + sizeof(*quoted) + sizeof(struct quoted_ports) > length)
+	result = skip_extensions(quoted, end, true, &upper);
+	if (result != PARSED)
+		return result;
+	if ((upper.protocol != IPPROTO_TCP && upper.protocol != IPPROTO_UDP) || upper.is_fragment)
+		return COUNT_foreign_quote;
+	if (ICMP_HEADER + upper.offset + sizeof(struct quoted_ports) > length)
 		return COUNT_truncated;
 	__builtin_memcpy(packet->flow.client, &quoted->daddr, sizeof(quoted->daddr));
-	return read_quoted_ports(quoted + 1, end, packet);
+	return read_quoted_ports((void *)quoted + upper.offset, end, upper.protocol, packet);
+}
+
+/* Reads an ICMP header at `start`, of a message of `length` octets. */
+static __always_inline int parse_icmp(void *start, void *end, __u32 length, struct packet *packet)
+{
+	struct icmphdr *icmp = start;
+
+	if ((void *)(icmp + 1) > end || length < sizeof(*icmp))
+		return COUNT_truncated;
+	if (icmp->type == ICMP_ECHO && !icmp->code) {
+		packet->flow.service.protocol = IPPROTO_ICMP;
+		packet->is_echo = 1;
+		return PARSED;
+	}
+	if (icmp->type != ICMP_DEST_UNREACH && icmp->type != ICMP_TIME_EXCEEDED &&
+	    icmp->type != ICMP_PARAMETERPROB)
+		return COUNT_other_protocol;
+	return parse_icmp_quote(start, end, length, packet);
+}
+
+static __always_inline int parse_icmpv6(void *start, void *end, __u32 length, struct packet *packet)
+{
+	struct icmp6hdr *icmp = start;
+
+	if ((void *)(icmp + 1) > end || length < sizeof(*icmp))
+		return COUNT_truncated;
+	if (icmp->icmp6_type == ICMPV6_ECHO_REQUEST && !icmp->icmp6_code) {
+		packet->flow.service.protocol = IPPROTO_ICMPV6;
+		packet->is_echo = 1;
+		return PARSED;
+	}
+	if (icmp->icmp6_type < ICMPV6_DEST_UNREACH || icmp->icmp6_type > ICMPV6_PARAMPROB)
+		return COUNT_other_protocol;
+	return parse_icmpv6_quote(start, end, length, packet);
 }
 
 #endif

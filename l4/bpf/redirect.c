@@ -49,6 +49,10 @@ static __always_inline __u32 reason_to_keep(struct xdp_md *ctx, struct packet *p
 	/* Whose an open flow is, only TCP's sockets tell. */
 	if (unlikely(!tunnel->has_chain))
 		return COUNT_local_ipip;
+	if (unlikely(packet->is_fragment))
+		return COUNT_local_fragment;
+	if (unlikely(packet->flow.service.protocol != IPPROTO_TCP))
+		return COUNT_local_udp;
 
 	switch (find_ownership(ctx, packet)) {
 	case OUR_SOCKET:
@@ -94,6 +98,8 @@ int edge_redirector(struct xdp_md *ctx)
 		return drop(COUNT_truncated);
 	if (result != PARSED)
 		return drop(result);
+	if (unlikely(packet.is_echo)) /* answered by the balancer */
+		return drop(COUNT_other_protocol);
 	if (packet.length != tunnel.length)
 		return drop(COUNT_bad_ip_length);
 

@@ -164,7 +164,7 @@ def test_row_without_owners_table_or_members_drops_by_name(balancer: BalancerPro
     balancer.set_members([])
     before = balancer.counters()
     assert run(balancer.descriptor, frame).verdict is Verdict.DROP
-    assert change(before, balancer.counters()) == {"member_unknown": 2}
+    assert change(before, balancer.counters()) == {"member_unknown": 2, "no_owner": 1}
 
     balancer.remove_table(3)
     assert balancer.read_table(3) is None

@@ -5,8 +5,13 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import (
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrRouting,
+)
 from scapy.packet import Packet
 
 from l4.balancer_program import BalancerProgram
@@ -20,11 +25,24 @@ pytestmark = pytest.mark.kernel
 HERE = IPv4Address("198.18.2.11")
 
 
-def octets_after_ip(ends: Ends, payload: bytes) -> Packet:
-    """An IP packet that says TCP and bears `payload`, whatever that is."""
+TCP_NUMBER, UDP_NUMBER, ESP_NUMBER = 6, 17, 50
+OPTIONS_NUMBER = 60
+
+
+def octets_after_ip(ends: Ends, payload: bytes, protocol: int = TCP_NUMBER, **ip: int) -> Packet:
+    """An IP packet that names a protocol and bears `payload`, whatever that is."""
     if ends.is_ipv6:
-        return IPv6(src=str(ends.client), dst=str(ends.vip), nh=6) / payload
-    return IP(src=str(ends.client), dst=str(ends.vip), proto=6) / payload
+        return IPv6(src=str(ends.client), dst=str(ends.vip), nh=protocol, **ip) / payload
+    return IP(src=str(ends.client), dst=str(ends.vip), proto=protocol, **ip) / payload
+
+
+def icmp_number(ends: Ends) -> int:
+    return 58 if ends.is_ipv6 else 1
+
+
+def datagram(ends: Ends, **udp: int) -> Packet:
+    layer = IPv6 if ends.is_ipv6 else IP
+    return layer(src=str(ends.client), dst=str(ends.vip)) / UDP(sport=1, dport=ends.vip_port, **udp) / b"0123456789"
 
 
 def with_ip(ends: Ends, **changes: int) -> Packet:
@@ -46,6 +64,11 @@ def extended(ends: Ends, *headers: Packet) -> Packet:
     for header in headers:
         packet /= header
     return packet / TCP(sport=ends.client_port, dport=ends.vip_port, flags="A")
+
+
+ERROR = {False: bytes([3, 4]) + bytes(6), True: bytes([2, 0]) + bytes(6)}
+"""An ICMP header of type "too big", by whether it is ICMPv6."""
+PING = {False: bytes([8, 0]) + bytes(6), True: bytes([128, 0]) + bytes(6)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +103,74 @@ CASES = (
     Case("header of 4 words", "bad_ip_header", lambda ends: with_ip(ends, ihl=4), ("ipv4",)),
     Case("header past the frame", "bad_ip_length", lambda ends: with_ip(ends, ihl=15), ("ipv4",)),
     Case("wrong version", "bad_ip_header", lambda ends: with_ip(ends, version=5)),
-    Case("first fragment", "fragment", lambda ends: with_ip(ends, flags=1), ("ipv4",)),
-    Case("later fragment", "fragment", lambda ends: with_ip(ends, frag=8), ("ipv4",)),
-    Case("fragment header", "fragment", lambda ends: extended(ends, IPv6ExtHdrFragment(m=1)), ("ipv6",)),
-    Case("hop-by-hop", "ipv6_extension", lambda ends: extended(ends, IPv6ExtHdrHopByHop()), ("ipv6",), passes=True),
-    Case("options", "ipv6_extension", lambda ends: extended(ends, IPv6ExtHdrDestOpt()), ("ipv6",), passes=True),
+    Case("7 octets of UDP", "truncated", lambda ends: octets_after_ip(ends, bytes(7), UDP_NUMBER)),
+    Case("UDP length of 7", "bad_udp_length", lambda ends: datagram(ends, len=7)),
+    Case("UDP length of 0", "bad_udp_length", lambda ends: datagram(ends, len=0)),
+    Case("UDP length past the end", "bad_udp_length", lambda ends: datagram(ends, len=19)),
+    Case("7 octets of ICMP", "truncated", lambda ends: octets_after_ip(ends, bytes(7), icmp_number(ends))),
     Case(
-        "ping",
-        "other_protocol",
-        lambda ends: IP(src=str(ends.client), dst=str(ends.vip)) / ICMP(),
-        ("ipv4",),
-        passes=True,
+        "ICMP error without a quote",
+        "truncated",
+        lambda ends: octets_after_ip(ends, ERROR[ends.is_ipv6], icmp_number(ends)),
+    ),
+    Case("fragment of ICMP", "fragment", lambda ends: octets_after_ip(ends, bytes(8), 1, flags=1), ("ipv4",)),
+    Case(
+        "fragment of ICMPv6",
+        "fragment",
+        lambda ends: octets_after_ip(ends, bytes(IPv6ExtHdrFragment(nh=58, m=1)) + bytes(8), 44),
+        ("ipv6",),
     ),
     Case(
-        "ping6",
+        "fragment that begins with options",
+        "fragment",
+        lambda ends: octets_after_ip(ends, bytes(IPv6ExtHdrFragment(nh=OPTIONS_NUMBER, m=1)) + bytes(16), 44),
+        ("ipv6",),
+    ),
+    Case(
+        "six extension headers",
+        "too_many_extensions",
+        lambda ends: extended(ends, *[IPv6ExtHdrDestOpt() for _ in range(6)]),
+        ("ipv6",),
+    ),
+    Case(
+        "extension header past the packet's end",
+        "truncated",
+        lambda ends: octets_after_ip(ends, bytes([TCP_NUMBER, 200]) + bytes(100), OPTIONS_NUMBER),
+        ("ipv6",),
+    ),
+    Case(
+        "extension header cut short",
+        "truncated",
+        lambda ends: octets_after_ip(ends, bytes([TCP_NUMBER, 0]) + bytes(5), OPTIONS_NUMBER),
+        ("ipv6",),
+    ),
+    Case(
+        "extension header that eats into TCP",
+        "bad_tcp_header",
+        lambda ends: octets_after_ip(ends, bytes([TCP_NUMBER, 1]) + bytes(34), OPTIONS_NUMBER),
+        ("ipv6",),
+    ),
+    Case(
+        "routing header with somewhere else to go",
+        "source_route",
+        lambda ends: extended(ends, IPv6ExtHdrRouting(type=4, segleft=1, addresses=["2001:db8::1"])),
+        ("ipv6",),
+    ),
+    Case(
+        "ping", "other_protocol", lambda ends: octets_after_ip(ends, PING[ends.is_ipv6], icmp_number(ends)), passes=True
+    ),
+    Case("ESP", "other_protocol", lambda ends: octets_after_ip(ends, bytes(40), ESP_NUMBER), passes=True),
+    Case(
+        "ESP after options",
         "other_protocol",
-        lambda ends: IPv6(src=str(ends.client), dst=str(ends.vip)) / ICMPv6EchoRequest(),
+        lambda ends: octets_after_ip(ends, bytes([ESP_NUMBER, 0]) + bytes(46), OPTIONS_NUMBER),
         ("ipv6",),
         passes=True,
     ),
     Case(
-        "UDP",
+        "fragment of ESP",
         "other_protocol",
-        lambda ends: IP(src=str(ends.client), dst=str(ends.vip)) / UDP(dport=443),
+        lambda ends: octets_after_ip(ends, bytes(8), ESP_NUMBER, flags=1),
         ("ipv4",),
         passes=True,
     ),
