@@ -10,7 +10,7 @@ from pathlib import Path
 
 from l4 import attachment
 from l4.attachment import XdpMode
-from l4.bpf_map import Map
+from l4.bpf_map import MAPPABLE, Map
 from l4.entries import BalancerSettings, MemberEntry, VipEntry
 from l4.pins import prepare_pins, remove_pins
 from l4.program_error import ProgramError
@@ -100,7 +100,7 @@ class BalancerProgram:
         """
         if len(table) != self.rows * _OWNERS_OCTETS:
             raise ProgramError(f"a table of {len(table)} octets for {self.rows} rows of {_OWNERS_OCTETS}")
-        swap_inner_map(self._tables, slot, f"table_{slot}", table, _OWNERS_OCTETS)
+        swap_inner_map(self._tables, slot, f"table_{slot}", table, _OWNERS_OCTETS, MAPPABLE)
 
     def remove_table(self, slot: int) -> None:
         """Takes the slot's table away: packets of VIPs that still name it are dropped and counted as `no_table`."""

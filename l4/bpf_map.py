@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import mmap
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping
@@ -19,6 +20,10 @@ from l4.bpf_call import (
     open_pinned,
     possible_cpus,
 )
+
+#: BPF_F_MMAPABLE: a process may map the array's values into its memory (since Linux 5.5). They lie there without gaps
+#: if their size is a multiple of 8.
+MAPPABLE = 1 << 10
 
 _PER_CPU = frozenset({MapType.PERCPU_ARRAY, MapType.PERCPU_HASH})
 
@@ -63,9 +68,9 @@ class Map:
         return cls(open_pinned(path, flags))
 
     @classmethod
-    def create_array(cls, name: str, value_size: int, max_entries: int) -> Self:
+    def create_array(cls, name: str, value_size: int, max_entries: int, flags: int = 0) -> Self:
         """A new array, as inner map: it lives while it is open or in an array of maps."""
-        return cls.create(name, MapShape(MapType.ARRAY, 4, value_size, max_entries, 0))
+        return cls.create(name, MapShape(MapType.ARRAY, 4, value_size, max_entries, flags))
 
     @classmethod
     def create_array_of_maps(cls, name: str, prototype: "Map", max_entries: int) -> Self:
@@ -181,10 +186,30 @@ class Map:
             bpf(Command.MAP_DELETE_BATCH, self._batch(joined, None, len(keys), 0))
 
     def read_array(self) -> bytes:
-        """All values of an array, in one call."""
+        """All values of an array: of one that may be mapped at the price of a copy, else one by one in one call."""
+        if self.shape.flags & MAPPABLE:
+            with mmap.mmap(self.descriptor, self._octets, prot=mmap.PROT_READ) as values:
+                return values[:]
+        return self._read_batch()
+
+    def write_array(self, values: bytes) -> None:
+        """Sets all values of an array. Not atomic: fill it aside."""
+        if len(values) != self._octets:
+            raise ValueError(f"{len(values)} octets for {self.shape.max_entries} entries of {self.shape.value_size}")
+        if self.shape.flags & MAPPABLE:
+            with mmap.mmap(self.descriptor, self._octets) as mapped:
+                mapped[:] = values
+        else:
+            self._write_batch(values)
+
+    @property
+    def _octets(self) -> int:
+        return int(self._value_octets * self.shape.max_entries)
+
+    def _read_batch(self) -> bytes:
         entries = self.shape.max_entries
         keys = ctypes.create_string_buffer(4 * entries)
-        values = ctypes.create_string_buffer(self._value_octets * entries)
+        values = ctypes.create_string_buffer(self._octets)
         position = ctypes.create_string_buffer(4)
         call = self._batch(keys, values, entries, ctypes.addressof(position))
         with contextlib.suppress(FileNotFoundError):  # the kernel's way to say that this was the end
@@ -194,11 +219,8 @@ class Map:
             raise OSError(f"kernel returned {copied} of {entries} entries of {self!r}")
         return values.raw
 
-    def write_array(self, values: bytes) -> None:
-        """Sets all values of an array, in one call. Not atomic: fill it aside."""
+    def _write_batch(self, values: bytes) -> None:
         entries = self.shape.max_entries
-        if len(values) != entries * self.shape.value_size:
-            raise ValueError(f"{len(values)} octets for {entries} entries of {self.shape.value_size}")
         keys = ctypes.create_string_buffer(struct.pack(f"={entries}I", *range(entries)), 4 * entries)
         source = ctypes.create_string_buffer(values, len(values))
         bpf(Command.MAP_UPDATE_BATCH, self._batch(keys, source, entries, 0))

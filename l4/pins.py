@@ -32,7 +32,7 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
         "vip_traffic": 1,
         "member_packets": 1,
         "members": 2,
-        "tables": 1,
+        "tables": 2,
         "flow_table": 2,
     },
     "redirector": {

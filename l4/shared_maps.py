@@ -67,9 +67,9 @@ def reconcile(target: Map, desired: Mapping[bytes, bytes]) -> None:
         target.delete(key)
 
 
-def swap_inner_map(outer: Map, index: int, name: str, values: bytes, value_size: int) -> None:
+def swap_inner_map(outer: Map, index: int, name: str, values: bytes, value_size: int, flags: int = 0) -> None:
     """Fills a new array aside and puts it into `outer` by one update, after which no packet sees the old one."""
-    with Map.create_array(name, value_size, len(values) // value_size) as inner:
+    with Map.create_array(name, value_size, len(values) // value_size, flags) as inner:
         inner.write_array(values)
         outer.update(U32.pack(index), U32.pack(inner.descriptor))
 
