@@ -15,6 +15,7 @@ Theory of operation
    would be worse. The VIPs are reported as withheld, and BIRD is tried again every second.
 """
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from l4.entries import BalancerSettings, MemberEntry, VipEntry
 from l4.forwarding import ForwardingTable, GenerationTables, build_table, describe
 from l4.interface import InterfaceError, look_up_interface
 from l4.program_error import ProgramError
+from l4.reload import NotReloaded, Replacement
 from l4.snapshot_entries import member_entries, vip_entries
 from l4.vip_sets import quic_servers
 from orchestrator.contract.client import SnapshotRefused
@@ -130,6 +132,23 @@ class BalancerAgent:
             self._counts["snapshots_refused"] += 1
             raise SnapshotRefused(str(error)) from error
         self._generations.retain(snapshot.pools, snapshot.forwarding)
+
+    async def reload(self) -> Replacement:
+        """Loads the program anew, fills it, and puts it in the running one's place. Raises NotReloaded."""
+        async with self._turn:
+            if self._plan is None:
+                raise NotReloaded("no snapshot is in service yet: there is nothing to fill a program with")
+            rows = self._plan.snapshot.forwarding.rows
+            try:
+                before = attached_program(self._interface)
+                program = await trio.to_thread.run_sync(functools.partial(BalancerProgram, self._bpffs, rows=rows))
+                await self._switch(program, self._plan)
+                after = attached_program(self._interface)
+            except _FAILURES as error:
+                raise NotReloaded(str(error)) from error
+        if after is None:
+            raise NotReloaded(f"somebody took the program off {self._interface} meanwhile")
+        return Replacement(self._interface, before.program_id if before else None, after.program_id, str(after.mode))
 
     async def status(self) -> BalancerStatus:
         """What this node runs, read back from the kernel at the last look, with the counters of now."""

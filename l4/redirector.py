@@ -28,6 +28,7 @@ from l4.forwarding import GenerationTables
 from l4.interface import InterfaceError, look_up_interface
 from l4.program_error import ProgramError
 from l4.redirector_program import RedirectorProgram
+from l4.reload import NotReloaded, Replacement
 from l4.snapshot_entries import member_entries
 from l4.tcp_sockets import SocketDumpError, tcp_flows
 from orchestrator.contract.client import SnapshotRefused
@@ -79,11 +80,30 @@ class RedirectorAgent:
         try:
             plan = await trio.to_thread.run_sync(self._plan_for, snapshot)
             async with self._turn:
-                await trio.to_thread.run_sync(self._switch, plan)
+                program = self._program
+                if program is None:
+                    program = await trio.to_thread.run_sync(RedirectorProgram, self._bpffs)
+                await trio.to_thread.run_sync(self._switch, program, plan)
         except (*_FAILURES, ValueError) as error:
             self._counts["snapshots_refused"] += 1
             raise SnapshotRefused(str(error)) from error
         self._generations.retain(snapshot.pools, snapshot.forwarding)
+
+    async def reload(self) -> Replacement:
+        """Loads the program anew, fills it, and puts it in the running one's place. Raises NotReloaded."""
+        async with self._turn:
+            if self._plan is None:
+                raise NotReloaded("no snapshot is in service yet: there is nothing to fill a program with")
+            try:
+                before = attached_program(self._interface)
+                program = await trio.to_thread.run_sync(RedirectorProgram, self._bpffs)
+                await trio.to_thread.run_sync(self._switch, program, self._plan)
+                after = attached_program(self._interface)
+            except _FAILURES as error:
+                raise NotReloaded(str(error)) from error
+        if after is None:
+            raise NotReloaded(f"somebody took the program off {self._interface} meanwhile")
+        return Replacement(self._interface, before.program_id if before else None, after.program_id, str(after.mode))
 
     async def status(self) -> RedirectorStatus:
         """What this host runs and holds now."""
@@ -98,23 +118,21 @@ class RedirectorAgent:
             census=Census(snapshot, self._generations),
         )
 
-    def _switch(self, plan: _Plan) -> None:
-        """From the running plan to another. Puts the running one back if that fails, and raises what failed."""
-        if self._program is None:
-            self._program = RedirectorProgram(self._bpffs)
+    def _switch(self, program: RedirectorProgram, plan: _Plan) -> None:
+        """From what runs to another program or plan. Puts back what ran if that fails, and raises what failed."""
         try:
-            self._install(self._program, plan)
+            self._install(program, plan)
         except _FAILURES:
-            self._put_back(self._program)
+            self._put_back()
             raise
-        self._plan = plan
+        self._program, self._plan = program, plan
 
-    def _put_back(self, program: RedirectorProgram) -> None:
-        if self._plan is None:
+    def _put_back(self) -> None:
+        if self._plan is None or self._program is None:
             return
         log.warning("putting snapshot %d back", self._plan.snapshot.version)
         try:
-            self._install(program, self._plan)
+            self._install(self._program, self._plan)
         except _FAILURES:
             self._counts["snapshots_not_put_back"] += 1
             log.exception("snapshot %d could not be put back as a whole", self._plan.snapshot.version)
@@ -130,7 +148,7 @@ class RedirectorAgent:
             v6=address if isinstance(address, IPv6Address) else None,
             mac=interface.mac,
         )
-        if self._plan is None or attached_program(self._interface) is None:
+        if program is not self._program or attached_program(self._interface) is None:
             mode = program.attach(self._interface, self._xdp_mode)
             log.info("XDP program attached to %s in %s mode", self._interface, mode)
         hide_vips_from_neighbours()

@@ -25,8 +25,9 @@ from l4.metrics_server import serve_metrics
 from l4.program_error import ProgramError
 from l4.redirector import RedirectorAgent
 from l4.redirector_program import RedirectorProgram
+from l4.reload import NotReloaded, answer_reloads, ask_for_reload, reload_on_hangup
 from l4.sole_agent import AnotherAgentRuns, sole_agent
-from orchestrator.contract.client import Agent, run_agent
+from orchestrator.contract.client import run_agent
 from orchestrator.contract.join import JoinFailed, join
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.state_directory import NotJoined, StateDirectory
@@ -39,6 +40,7 @@ WITHDRAWAL_S = 1.0
 
 _FATAL = (JoinFailed, NotJoined, NotPermitted, AnotherAgentRuns, OSError)
 
+_KernelAgent = BalancerAgent | RedirectorAgent
 Decorated = Callable[..., Any]
 Task = Callable[[], Awaitable[object]]
 
@@ -192,6 +194,33 @@ def run_redirector(
     _run_to_the_end(AgentRole.REDIRECTOR, agent, StateDirectory(state), interface, _Joining(**joining), tasks)
 
 
+@balancer.command("reload")
+@_interface_option
+def reload_balancer(*, interface: str) -> None:
+    """Have the running agent load its kernel program anew, in place of the running one. No packet is lost.
+
+    For after a change of the program's sources or of kernel headers. SIGHUP to the agent does the same.
+    """
+    _reload(AgentRole.BALANCER, interface)
+
+
+@redirector.command("reload")
+@_interface_option
+def reload_redirector(*, interface: str) -> None:
+    """Have the running agent load its kernel program anew, in place of the running one. No packet is lost.
+
+    For after a change of the program's sources or of kernel headers. SIGHUP to the agent does the same.
+    """
+    _reload(AgentRole.REDIRECTOR, interface)
+
+
+def _reload(role: AgentRole, interface: str) -> None:
+    try:
+        click.echo(ask_for_reload(role, interface))
+    except NotReloaded as error:
+        raise click.ClickException(str(error)) from error
+
+
 @balancer.command("detach")
 @_interface_option
 @_bpffs_option
@@ -248,7 +277,12 @@ def _detach(role: AgentRole, interface: str, detach: Callable[[], Awaitable[None
 
 
 def _run_to_the_end(
-    role: AgentRole, agent: Agent, state: StateDirectory, interface: str, joining: _Joining, tasks: Sequence[Task]
+    role: AgentRole,
+    agent: _KernelAgent,
+    state: StateDirectory,
+    interface: str,
+    joining: _Joining,
+    tasks: Sequence[Task],
 ) -> None:
     """Runs agent and tasks until a signal. What cannot be run ends with one line that says why."""
 
@@ -259,11 +293,13 @@ def _run_to_the_end(
             require_capabilities(effective_capabilities())
             for task in tasks:
                 nursery.start_soon(task)
+            nursery.start_soon(answer_reloads, claim, agent)
+            nursery.start_soon(reload_on_hangup, agent)
             await run_agent(agent, state=state, ready=lambda: log.info("%s in service on %s", role, interface))
 
     reasons: list[str] = []
     try:
-        with sole_agent(role, interface):
+        with sole_agent(role, interface) as claim:
             trio.run(supervise)
     except* _FATAL as group:
         reasons = [str(error) for error in _leaves(group)]

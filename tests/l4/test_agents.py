@@ -1,5 +1,7 @@
 """Both agents as they are started in service, on real kernels, BGP and sockets, with no orchestrator anywhere."""
 
+import json
+import signal
 import socket
 import subprocess
 import sys
@@ -116,6 +118,39 @@ def test_a_restarted_agent_leaves_table_program_and_announcements_as_they_are(
     assert edge.table_identity() == table, "the same map still, not an equal one"
     assert "put on lo" not in edge.log_of("l4")
     assert "started BIRD" not in edge.log_of("l4")
+    assert all(echoes(flow) for flow, _ in flows)
+
+
+def program_on(edge: Edge, host: str) -> int:
+    (link,) = json.loads(edge.execute(host, "ip", "-d", "-j", "link", "show", "eth0"))
+    return int(link["xdp"]["prog"]["id"])
+
+
+@pytest.mark.parametrize(("host", "role"), [("l4", "balancer"), ("proxy-1", "redirector")])
+def test_programs_are_loaded_anew_over_the_running_ones_when_an_operator_says_so(
+    edge: Edge, flows: list[tuple[socket.socket, str]], host: str, role: str
+) -> None:
+    first = program_on(edge, host)
+    told = edge.execute(host, str(edge.program), role, "reload", "--interface", "eth0")
+    second = program_on(edge, host)
+    assert told == f"eth0: program {second} in place of program {first}, native\n"
+    assert second != first
+    assert all(echoes(flow) for flow, _ in flows)
+    edge.agents[host].send_signal(signal.SIGHUP)
+    eventually(lambda: f"in place of program {second}" in edge.log_of(host), "SIGHUP does the same")
+    assert program_on(edge, host) != second
+    assert all(echoes(flow) for flow, _ in flows)
+    assert edge.metrics(host)['edge_l4_xdp_mode{interface="eth0",mode="native"}'] == 1
+
+
+def test_a_restarted_agent_loads_its_program_over_the_running_one(
+    edge: Edge, flows: list[tuple[socket.socket, str]]
+) -> None:
+    first = program_on(edge, "l4")
+    assert edge.stop_agent("l4") == 0
+    assert program_on(edge, "l4") == first
+    edge.start_agent("l4", AgentRole.BALANCER)
+    assert program_on(edge, "l4") != first
     assert all(echoes(flow) for flow, _ in flows)
 
 

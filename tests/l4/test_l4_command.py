@@ -40,3 +40,10 @@ def test_a_metrics_address_that_is_none_is_a_usage_error(tmp_path: Path, endpoin
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "is not ADDRESS:PORT" in result.output
+
+
+@pytest.mark.parametrize("role", ["balancer", "redirector"])
+def test_a_reload_without_an_agent_says_so(role: str) -> None:
+    result = CliRunner().invoke(main, [role, "reload", "--interface", "no-such"])
+    assert result.exit_code == 1
+    assert f"no edge-l4 {role} runs on no-such in this network namespace" in result.output
