@@ -57,7 +57,8 @@
 	X(local_ipip)                                                                              \
 	X(owner_of_other_family)                                                                   \
 	X(local_udp)                                                                               \
-	X(local_fragment)
+	X(local_fragment)                                                                          \
+	X(local_echo)
 
 #define AS_CONSTANT(name) COUNT_##name,
 

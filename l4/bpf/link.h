@@ -82,12 +82,12 @@ static __always_inline int close_up(struct xdp_md *ctx, const __u32 size, __u32 
 	return 0;
 }
 
-/* Takes `octets` out behind the link header, which then announces `type`. */
-static __always_inline int take_out(struct xdp_md *ctx, __u8 tags, __u32 octets, __be16 type)
+/* Takes `octets` out behind the link header of `size` octets, which then announces `type`. */
+static __always_inline int take_out(struct xdp_md *ctx, __u32 size, __u32 octets, __be16 type)
 {
-	if (likely(!tags))
+	if (likely(size == sizeof(struct ethernet)))
 		return close_up(ctx, sizeof(struct ethernet), octets, type);
-	if (tags == 1)
+	if (size == sizeof(struct ethernet) + sizeof(struct vlan_tag))
 		return close_up(ctx, sizeof(struct ethernet) + sizeof(struct vlan_tag), octets,
 				type);
 	return close_up(ctx, sizeof(struct ethernet) + 2 * sizeof(struct vlan_tag), octets, type);

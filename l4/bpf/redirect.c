@@ -22,46 +22,55 @@ static __always_inline int drop(__u32 counter)
 }
 
 /* Hands the inner packet up. */
-static __always_inline int keep(struct xdp_md *ctx, const struct link *link,
-				const struct tunnel *tunnel, __u32 counter)
+static __always_inline int keep(struct xdp_md *ctx, const struct tunnel *tunnel, __u32 counter)
 {
-	if (take_out(ctx, link->tags, tunnel->overhead, tunnel->type))
+	if (take_out(ctx, tunnel->outer, tunnel->inner - tunnel->outer, tunnel->type))
 		return drop(COUNT_no_room);
 	count(counter);
 	return XDP_PASS;
 }
 
-static __always_inline __u16 l4_node(const struct tunnel *tunnel)
+static __always_inline __u16 l4_node(struct xdp_md *ctx, const struct tunnel *tunnel)
 {
-	return tunnel->has_chain ? ntohs(tunnel->gue->l4_node) : 0;
+	const struct gue *gue = find_chain(ctx, tunnel);
+
+	return tunnel->chain && gue ? ntohs(gue->l4_node) : 0;
+}
+
+/* Why a packet stays here that no TCP socket can be asked about. */
+static __always_inline __u32 reason_without_socket(const struct packet *packet)
+{
+	if (packet->is_echo)
+		return COUNT_local_echo;
+	return packet->is_fragment ? COUNT_local_fragment : COUNT_local_udp;
 }
 
 /* Why the packet stays here; 0 if it does not. */
 static __always_inline __u32 reason_to_keep(struct xdp_md *ctx, struct packet *packet,
 					    const struct tunnel *tunnel)
 {
+	if (unlikely(packet->flow.service.protocol != IPPROTO_TCP || packet->is_fragment))
+		return reason_without_socket(packet);
+
 	/* A new flow: this is its row's first live owner. */
 	if (unlikely(packet->tcp && is_syn(packet))) {
-		record_syn(&packet->flow, packet->tcp->seq, l4_node(tunnel));
+		record_syn(&packet->flow, packet->tcp->seq, l4_node(ctx, tunnel));
 		return COUNT_local_syn;
 	}
 
-	/* Whose an open flow is, only TCP's sockets tell. */
-	if (unlikely(!tunnel->has_chain))
+	/* Without a chain there is nowhere else to go. */
+	if (unlikely(!tunnel->chain))
 		return COUNT_local_ipip;
-	if (unlikely(packet->is_fragment))
-		return COUNT_local_fragment;
-	if (unlikely(packet->flow.service.protocol != IPPROTO_TCP))
-		return COUNT_local_udp;
 
+	/* Whose an open flow is, the sockets tell. */
 	switch (find_ownership(ctx, packet)) {
 	case OUR_SOCKET:
 		return COUNT_local_socket;
 	case OUR_HANDSHAKE:
-		record_handshake(&packet->flow, l4_node(tunnel));
+		record_handshake(&packet->flow, l4_node(ctx, tunnel));
 		return COUNT_local_socket;
 	case OUR_COOKIE:
-		record_handshake(&packet->flow, l4_node(tunnel));
+		record_handshake(&packet->flow, l4_node(ctx, tunnel));
 		return COUNT_local_syncookie;
 	default:
 		return 0;
@@ -70,22 +79,21 @@ static __always_inline __u32 reason_to_keep(struct xdp_md *ctx, struct packet *p
 
 int edge_redirector(struct xdp_md *ctx)
 {
+	void *start = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct redirector_settings *node;
-	const struct member *owner;
 	struct packet packet = {};
 	struct tunnel tunnel;
 	struct link link;
 	__u32 zero = 0, reason;
 	int result;
 
-	/* 1. An encapsulated packet for this host? All else is the kernel's. */
+	/* 1. For this host? All else is the kernel's. */
 	node = settings.lookup(&zero);
-	if (!node || !read_link((void *)(long)ctx->data, end, &link) ||
-	    !is_for_mac(link.ethernet, node->mac))
+	if (!node || !read_link(start, end, &link) || !is_for_mac(link.ethernet, node->mac))
 		return XDP_PASS;
 
-	/* 2. From one of us, and sound? */
+	/* 2. In a tunnel, from one of us, and sound? */
 	result = open_tunnel(&link, end, node, &tunnel);
 	if (result == NOT_TUNNELLED)
 		return XDP_PASS;
@@ -93,13 +101,12 @@ int edge_redirector(struct xdp_md *ctx)
 		return drop(result);
 
 	/* 3. Parse the inner packet, which must fill the outer one. */
-	result = parse_ip(tunnel.inner, end, tunnel.type, &packet);
+	start = forget_bounds(ctx);
+	result = parse_ip(start + tunnel.inner, end, tunnel.type, &packet);
 	if (result == NOT_IP)
 		return drop(COUNT_truncated);
 	if (result != PARSED)
 		return drop(result);
-	if (unlikely(packet.is_echo)) /* answered by the balancer */
-		return drop(COUNT_other_protocol);
 	if (packet.length != tunnel.length)
 		return drop(COUNT_bad_ip_length);
 
@@ -109,17 +116,16 @@ int edge_redirector(struct xdp_md *ctx)
 	/* 4. Is its flow here? */
 	reason = reason_to_keep(ctx, &packet, &tunnel);
 	if (reason)
-		return keep(ctx, &link, &tunnel, reason);
+		return keep(ctx, &tunnel, reason);
 
 	/* 5. Not here: the next owner. Nobody left: here, so that the kernel's RST tells the client
 	 * at once. */
-	owner = find_next_owner(&tunnel);
-	if (!owner)
-		return keep(ctx, &link, &tunnel, COUNT_chain_spent);
-	if (tunnel.is_spent)
-		return drop(COUNT_ttl_expired);
-	address_to(&tunnel, owner, node);
-	turn_around(link.ethernet, link.ethernet);
-	count(COUNT_second_chance);
+	reason = give_second_chance(ctx, &tunnel, node);
+	if (reason == COUNT_chain_spent)
+		return keep(ctx, &tunnel, reason);
+	if (reason != COUNT_second_chance || start + sizeof(struct ethernet) > end)
+		return drop(reason);
+	turn_around(start, start);
+	count(reason);
 	return XDP_TX;
 }

@@ -26,7 +26,7 @@ struct redirector_settings {
 	__be32 v6[4]; /* this host's addresses on the underlay; 0: none */
 	__be32 v4;
 	__u16 mac[3]; /* of the interface: frames for others are not ours. 0: any frame is taken */
-	__u16 zero;
+	__u16 zero;   /* always, which the verifier does not know: see tunnel.h */
 };
 
 BPF_TABLE_PINNED("array", __u32, struct redirector_settings, settings, 1, PIN(settings));

@@ -17,17 +17,34 @@ enum {
 	NOT_TUNNELLED = -2, /* not for a tunnel's end here: for the kernel */
 };
 
+/*
+ * Where things stand in the frame, as offsets. What kind of tunnel it is follows from these and
+ * from the octets there, and that is on purpose: were it told by constants, the verifier would walk
+ * through all that follows once for each kind. `place` adds a zero to them that it takes for
+ * anything, within the limits of a mask.
+ */
 struct tunnel {
-	void *outer;	 /* the IP header */
-	struct gue *gue; /* of GUE only */
-	void *inner;	 /* the inner packet */
-	__be16 type;	 /* of the inner packet */
-	__u16 length;	 /* of the inner packet, as the outer headers claim and the frame holds */
-	__u16 overhead;	 /* octets from the outer IP header to the inner packet */
-	__u8 has_chain;	 /* GUE; IP in IP has none */
-	__u8 is_ipv6;	 /* the outer header */
-	__u8 is_spent;	 /* its time to live ends here */
+	__u32 outer;  /* the outer IP header */
+	__u32 chain;  /* the GUE header; 0: IP in IP, which has none */
+	__u32 inner;  /* the inner packet */
+	__be16 type;  /* of the inner packet */
+	__u16 length; /* of the inner packet, as the outer headers claim and the frame holds */
 };
+
+#define OUTER_OFFSET_MASK 0x1f /* Ethernet and two tags make 22 */
+#define INNER_OFFSET_MASK 0x7f /* with IPv6, UDP and GUE behind these, 86 */
+
+static __always_inline __u32 place(__u32 offset, __u32 mask, const struct redirector_settings *node)
+{
+	return (offset + node->zero) & mask;
+}
+
+/* The frame's start anew, of which the verifier then knows no more on one way than on another. */
+static __always_inline void *forget_bounds(struct xdp_md *ctx)
+{
+	asm volatile("" ::: "memory");
+	return (void *)(long)ctx->data;
+}
 
 static __always_inline bool is_tunnel_source(struct underlay_address *source)
 {
@@ -67,39 +84,35 @@ static __always_inline bool is_tunnel(__u8 protocol, const void *start, const vo
 	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
 }
 
-/* Reads what stands between the outer IP header, of `header` octets, and the inner packet. */
-static __always_inline int open_payload(void *outer, const __u16 header, __u8 protocol,
-					__u16 length, void *end, struct tunnel *tunnel)
+/* Reads what stands between the outer IP header, which ends at `offset`, and the inner packet. */
+static __always_inline int open_payload(void *start, void *end, __u32 offset, __u8 protocol,
+					__u16 length, const struct redirector_settings *node,
+					struct tunnel *tunnel)
 {
-	struct udphdr *udp = outer + header;
+	struct udphdr *udp = start;
 	struct gue *gue = (void *)(udp + 1);
 
-	tunnel->outer = outer;
-	if (likely(protocol == IPPROTO_UDP)) {
-		if ((void *)(gue + 1) > end || length < sizeof(*udp) + sizeof(*gue) ||
-		    ntohs(udp->len) != length)
-			return COUNT_malformed_outer;
-		tunnel->type = ethertype_of(gue->protocol);
-		if (!tunnel->type || !is_gue_sound(gue))
-			return COUNT_malformed_gue;
-		tunnel->has_chain = 1;
-		tunnel->gue = gue;
-		tunnel->inner = gue + 1;
-		tunnel->length = length - sizeof(*udp) - sizeof(*gue);
-		tunnel->overhead = header + sizeof(*udp) + sizeof(*gue);
-	} else {
+	if (unlikely(protocol != IPPROTO_UDP)) {
 		tunnel->type = ethertype_of(protocol);
-		tunnel->has_chain = 0;
-		tunnel->gue = NULL;
-		tunnel->inner = udp;
+		tunnel->chain = place(0, INNER_OFFSET_MASK, node);
+		tunnel->inner = place(offset, INNER_OFFSET_MASK, node);
 		tunnel->length = length;
-		tunnel->overhead = header;
+		return OPENED;
 	}
+	if ((void *)(gue + 1) > end || length < sizeof(*udp) + sizeof(*gue) ||
+	    ntohs(udp->len) != length)
+		return COUNT_malformed_outer;
+	tunnel->type = ethertype_of(gue->protocol);
+	if (!tunnel->type || !is_gue_sound(gue))
+		return COUNT_malformed_gue;
+	tunnel->chain = place(offset + sizeof(*udp), INNER_OFFSET_MASK, node);
+	tunnel->inner = place(offset + sizeof(*udp) + sizeof(*gue), INNER_OFFSET_MASK, node);
+	tunnel->length = length - sizeof(*udp) - sizeof(*gue);
 	return OPENED;
 }
 
 /* Both lengths are exact, and the frame holds them: our balancers pad nothing but the frame. */
-static __always_inline int open_ipv4(struct iphdr *ip, void *end,
+static __always_inline int open_ipv4(struct iphdr *ip, void *end, __u32 offset,
 				     const struct redirector_settings *node, struct tunnel *tunnel)
 {
 	struct underlay_address source;
@@ -116,12 +129,11 @@ static __always_inline int open_ipv4(struct iphdr *ip, void *end,
 	if (ip->version != 4 || (ip->frag_off & htons(IPV4_FRAGMENT)) || length < sizeof(*ip) ||
 	    (void *)ip + length > end)
 		return COUNT_malformed_outer;
-	tunnel->is_ipv6 = 0;
-	tunnel->is_spent = ip->ttl <= 1;
-	return open_payload(ip, sizeof(*ip), ip->protocol, length - sizeof(*ip), end, tunnel);
+	return open_payload(ip + 1, end, offset + sizeof(*ip), ip->protocol, length - sizeof(*ip),
+			    node, tunnel);
 }
 
-static __always_inline int open_ipv6(struct ipv6hdr *ip, void *end,
+static __always_inline int open_ipv6(struct ipv6hdr *ip, void *end, __u32 offset,
 				     const struct redirector_settings *node, struct tunnel *tunnel)
 {
 	struct underlay_address source;
@@ -137,19 +149,20 @@ static __always_inline int open_ipv6(struct ipv6hdr *ip, void *end,
 	length = ntohs(ip->payload_len);
 	if (ip->version != 6 || length > 0xffff - sizeof(*ip) || (void *)(ip + 1) + length > end)
 		return COUNT_malformed_outer;
-	tunnel->is_ipv6 = 1;
-	tunnel->is_spent = ip->hop_limit <= 1;
-	return open_payload(ip, sizeof(*ip), ip->nexthdr, length, end, tunnel);
+	return open_payload(ip + 1, end, offset + sizeof(*ip), ip->nexthdr, length, node, tunnel);
 }
 
 static __always_inline int open_tunnel(const struct link *link, void *end,
 				       const struct redirector_settings *node,
 				       struct tunnel *tunnel)
 {
+	__u32 offset = sizeof(struct ethernet) + link->tags * sizeof(struct vlan_tag);
+
+	tunnel->outer = place(offset, OUTER_OFFSET_MASK, node);
 	if (likely(link->type == htons(ETH_P_IP)))
-		return open_ipv4(link->payload, end, node, tunnel);
+		return open_ipv4(link->payload, end, offset, node, tunnel);
 	if (link->type == htons(ETH_P_IPV6))
-		return open_ipv6(link->payload, end, node, tunnel);
+		return open_ipv6(link->payload, end, offset, node, tunnel);
 	return NOT_TUNNELLED;
 }
 

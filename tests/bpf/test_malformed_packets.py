@@ -216,7 +216,10 @@ def test_balancer_leaves_it_to_the_kernel_if_no_vip_was_meant(
 def test_redirector_drops_it_by_name_inside_the_tunnel(redirector: RedirectorProgram, case: Case, family: str) -> None:
     inner = case.make(FLOWS[family])
     outer = tunnelled(inner, source=NODE_ADDRESS, destination=HERE, source_port=1, node_id=1, hops=(1,))
-    assert judge(redirector, framed(outer))[::2] == (Verdict.DROP, {case.counter: 1})
+    if case.name == "ping":  # of which nothing is wrong
+        assert judge(redirector, framed(outer))[::2] == (Verdict.PASS, {"local_echo": 1})
+    else:
+        assert judge(redirector, framed(outer))[::2] == (Verdict.DROP, {case.counter: 1})
 
 
 @pytest.mark.parametrize("size", range(14, 34))
