@@ -6,7 +6,7 @@ the traffic to the others. So a VIP is withheld, with a reason to show, unless a
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Network, IPv6Network
 
 from orchestrator.contract.vip import Vip
 
@@ -27,12 +27,14 @@ def reasons_to_withhold(vips: Iterable[Vip], conditions: ForwardingConditions) -
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def addresses_to_announce(vips: Iterable[Vip], withheld: Mapping[str, str]) -> set[IPv4Address | IPv6Address]:
-    """The addresses of VIPs that are not withheld.
+def networks_to_announce(vips: Iterable[Vip], withheld: Mapping[str, str]) -> set[IPv4Network | IPv6Network]:
+    """The addresses and blocks of VIPs that are not withheld.
 
-    VIPs that share an address share its route: the address is announced as long as one of them can be served.
+    VIPs that share an address share its route: it is announced as long as one of them can be served. An address within
+    a block has a route of its own, which goes when its own VIPs do; the block's route then draws its packets, for those
+    of the block's VIPs that it inherits.
     """
-    return {vip.address for vip in vips if vip.name not in withheld}
+    return {vip.network for vip in vips if vip.name not in withheld}
 
 
 def _reason(vip: Vip, conditions: ForwardingConditions) -> str | None:

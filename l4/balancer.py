@@ -26,7 +26,7 @@ from typing import Literal, NoReturn
 import trio
 
 from l4 import vips as loopback
-from l4.announcement import ForwardingConditions, addresses_to_announce, reasons_to_withhold
+from l4.announcement import ForwardingConditions, networks_to_announce, reasons_to_withhold
 from l4.attachment import XdpMode, attached_program
 from l4.balancer_program import BalancerProgram
 from l4.bgp import bird_configuration, session_name, silent_configuration
@@ -198,7 +198,7 @@ class BalancerAgent:
             members=tuple(member_entries(snapshot.pools)),
             quic_servers=quic_servers(vips, {pool.slot: [m.id for m in pool.members] for pool in snapshot.pools}),
             bird_configuration=(
-                bird_configuration(snapshot.bgp, [vip.address for vip in snapshot.vips], log_file)
+                bird_configuration(snapshot.bgp, [vip.network for vip in snapshot.vips], log_file)
                 if snapshot.bgp
                 else silent_configuration(snapshot.address, log_file)
             ),
@@ -235,8 +235,8 @@ class BalancerAgent:
         await self._announce(program, plan)
 
     def _withdraw_all_but(self, plan: _Plan) -> None:
-        remaining = {vip.address for vip in plan.snapshot.vips}
-        loopback.reconcile(loopback.addresses_on_loopback().ours & remaining)
+        remaining = {vip.network for vip in plan.snapshot.vips}
+        loopback.reconcile(loopback.vips_on_loopback().ours & remaining)
 
     def _install(self, program: BalancerProgram, plan: _Plan) -> None:
         snapshot = plan.snapshot
@@ -329,7 +329,7 @@ class BalancerAgent:
 
     def _set_addresses(self, plan: _Plan, withheld: dict[str, str]) -> None:
         hide_vips_from_neighbours()
-        loopback.reconcile(addresses_to_announce(plan.snapshot.vips, withheld))
+        loopback.reconcile(networks_to_announce(plan.snapshot.vips, withheld))
 
     def _read_counters(self) -> dict[str, int]:
         own = dict(self._counts)

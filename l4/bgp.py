@@ -5,7 +5,7 @@ address off `lo`, which withdraws it within milliseconds, without any word to BI
 """
 
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from textwrap import dedent
 
@@ -23,10 +23,10 @@ ERROR_FORGET_S = 30
 LOG_LIMIT = 1024 * 1024
 
 
-def bird_configuration(bgp: Bgp, addresses: Collection[IPv4Address | IPv6Address], log_file: Path) -> str:
+def bird_configuration(bgp: Bgp, networks: Collection[IPv4Network | IPv6Network], log_file: Path) -> str:
     """The text of `bird.conf`. A pure function: equal snapshots give equal text."""
-    ipv4 = sorted({address for address in addresses if isinstance(address, IPv4Address)})
-    ipv6 = sorted({address for address in addresses if isinstance(address, IPv6Address)})
+    ipv4 = sorted({network for network in networks if isinstance(network, IPv4Network)})
+    ipv6 = sorted({network for network in networks if isinstance(network, IPv6Network)})
     prefixes = {4: _prefix_set(ipv4), 6: _prefix_set(ipv6)}
     speaker = dedent(f"""\
         protocol bfd {{
@@ -89,8 +89,9 @@ def _session(number: int, asn: int, neighbor: BgpNeighbor, prefixes: str) -> str
         """)
 
 
-def _prefix_set(addresses: list[IPv4Address] | list[IPv6Address]) -> str:
-    return ", ".join(f"{address}/{address.max_prefixlen}" for address in addresses)
+def _prefix_set(networks: list[IPv4Network] | list[IPv6Network]) -> str:
+    """Matches these networks as they are: nothing within them."""
+    return ", ".join(map(str, networks))
 
 
 def _where(prefixes: str, condition: str = "") -> str:

@@ -157,7 +157,7 @@ class RedirectorAgent:
             log.warning(
                 "no default route to advertise a smaller MSS: full-sized packets of clients may not fit the tunnel"
             )
-        loopback.reconcile({vip.address for vip in snapshot.vips})
+        loopback.reconcile({vip.network for vip in snapshot.vips})
 
     def _look(self) -> RedirectorStatus:
         counters = self._read_counters()

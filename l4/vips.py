@@ -1,30 +1,45 @@
-"""VIPs as host addresses on `lo`.
+"""VIPs on `lo`: single addresses, and blocks as an address with its prefix length.
 
 On an L4 node BIRD announces what it finds there; on a member's host the kernel accepts packets to it. Every address
 that is set here bears our mark in its `IFA_PROTO` (Linux 5.18), so that a later process, which knows nothing of an
 earlier one, takes away what is ours and nothing else.
+
+Of a block, the kernel accepts what its routes call local. In IPv4 an address on `lo` makes its whole block so, but for
+the last address, which it takes for a broadcast: that route is taken away. In IPv6 it makes the address alone local, so
+that the block is given a route of its own.
 """
 
+import contextlib
 import errno
 import logging
 import socket
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_interface
+from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
 log = logging.getLogger(__name__)
 
-#: Our mark. 0 to 3 are the kernel's (`IFAPROT_*` in `linux/if_addr.h`), the rest is for user space.
+#: Our mark, of addresses and of routes. 0 to 3 are the kernel's addresses (`IFAPROT_*` in `linux/if_addr.h`), up to 4
+#: its routes (`RTPROT_*`), the rest is for user space.
 OUR_PROTOCOL = 0xEF
 
 LOOPBACK_INDEX = 1
 
-#: An address on loopback is nobody else's: duplicate address detection would only delay it (`IFA_F_NODAD`).
+#: An address on loopback is nobody else's: duplicate address detection would only delay it (`IFA_F_NODAD`). An IPv6
+#: block has a route of ours, and needs none of the kernel's, which would not make it local (`IFA_F_NOPREFIXROUTE`).
 _NO_DAD = 0x02
+_NO_PREFIX_ROUTE = 0x200
 
-VirtualAddress = IPv4Address | IPv6Address
+_LOCAL_TABLE = 255
+_SCOPE_LINK = 253
+_PROTOCOL_KERNEL = 2
+#: IPv4 blocks this long or longer have no broadcast address (RFC 3021).
+_NO_BROADCAST_LENGTH = 31
+
+Network = IPv4Network | IPv6Network
 
 
 class VipError(Exception):
@@ -32,25 +47,25 @@ class VipError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class AddressesOnLoopback:
-    """What is on `lo`, told apart by our mark."""
+class Loopback:
+    """What is on `lo`, told apart by our mark. A single address is a network of one."""
 
-    ours: frozenset[VirtualAddress]
-    foreign: frozenset[VirtualAddress]
+    ours: frozenset[Network]
+    foreign: frozenset[Network]
 
     @property
-    def all(self) -> frozenset[VirtualAddress]:
+    def all(self) -> frozenset[Network]:
         return self.ours | self.foreign
 
 
-def addresses_on_loopback() -> AddressesOnLoopback:
+def vips_on_loopback() -> Loopback:
     """Reads the addresses of `lo`."""
     with IPRoute() as netlink:
         return _read(netlink)
 
 
-def reconcile(wanted: Collection[VirtualAddress]) -> AddressesOnLoopback:
-    """Puts `wanted` on `lo` and takes off whatever else is ours. An address that someone else put there stays theirs.
+def reconcile(wanted: Collection[Network]) -> Loopback:
+    """Puts `wanted` on `lo` and takes off whatever else is ours. What someone else put there stays theirs.
 
     Idempotent; what is there already is not touched, not even for a moment. Brings `lo` up if it is down.
     Returns what is there now. Raises VipError.
@@ -60,50 +75,102 @@ def reconcile(wanted: Collection[VirtualAddress]) -> AddressesOnLoopback:
         try:
             if netlink.get_links(LOOPBACK_INDEX)[0].get("state") != "up":
                 netlink.link("set", index=LOOPBACK_INDEX, state="up")
-            for address in sorted(present.ours.difference(wanted), key=_order):
-                _change(netlink, "del", address)
-                log.info("VIP %s taken off lo", address)
-            for address in sorted(set(wanted) - present.all, key=_order):
-                _change(netlink, "add", address)
-                log.info("VIP %s put on lo", address)
+            for network in sorted(present.ours.difference(wanted), key=_order):
+                _remove(netlink, network)
+                log.info("VIP %s taken off lo", _text(network))
+            for network in sorted(set(wanted) - present.all, key=_order):
+                _add(netlink, network)
+                log.info("VIP %s put on lo", _text(network))
         except NetlinkError as error:
             raise VipError(
                 f"lo: the kernel refused a change of VIPs: {error}; the agent needs CAP_NET_ADMIN"
             ) from error
-        return _read(netlink)
+        return _read(netlink) if present.ours != frozenset(wanted) else present
 
 
-def _change(netlink: IPRoute, command: str, address: VirtualAddress) -> None:
+def _add(netlink: IPRoute, network: Network) -> None:
+    if network.version == 6 and not _is_single(network):
+        with _unless(errno.EEXIST):
+            netlink.route("add", **_local_route(network))
+    with _unless(errno.EEXIST):  # somebody else was faster
+        netlink.addr("add", **_address(network))
+    if isinstance(network, IPv4Network) and network.prefixlen < _NO_BROADCAST_LENGTH:
+        with _unless(errno.ESRCH):
+            netlink.route("del", **_broadcast_route(network))
+
+
+def _remove(netlink: IPRoute, network: Network) -> None:
+    with _unless(errno.EADDRNOTAVAIL):  # as above
+        netlink.addr("del", **_address(network))
+    if network.version == 6 and not _is_single(network):
+        with _unless(errno.ESRCH):
+            netlink.route("del", **_local_route(network))
+
+
+def _address(network: Network) -> dict[str, Any]:
+    """A block's address is its last in IPv6, where an address can be on `lo` but once: its first may be that of a
+    narrower block, or a VIP of its own."""
+    is_ipv4 = network.version == 4
+    return {
+        "index": LOOPBACK_INDEX,
+        "address": str(network.network_address if is_ipv4 else network.broadcast_address),
+        "family": _family(network),
+        "prefixlen": network.prefixlen,
+        "flags": _NO_DAD if is_ipv4 else _NO_DAD | _NO_PREFIX_ROUTE,
+        "proto": OUR_PROTOCOL,
+    }
+
+
+def _local_route(network: Network) -> dict[str, Any]:
+    return {"type": "local", **_local_table(network), "dst": str(network), "proto": OUR_PROTOCOL}
+
+
+def _broadcast_route(network: IPv4Network) -> dict[str, Any]:
+    """As the kernel has made it."""
+    made = {"type": "broadcast", "scope": _SCOPE_LINK, "proto": _PROTOCOL_KERNEL}
+    return {**made, **_local_table(network), "dst": f"{network.broadcast_address}/32"}
+
+
+def _local_table(network: Network) -> dict[str, Any]:
+    return {"family": _family(network), "oif": LOOPBACK_INDEX, "table": _LOCAL_TABLE}
+
+
+@contextlib.contextmanager
+def _unless(tolerated: int) -> Iterator[None]:
+    """The kernel may answer this error."""
     try:
-        netlink.addr(
-            command,
-            index=LOOPBACK_INDEX,
-            address=str(address),
-            family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
-            prefixlen=address.max_prefixlen,
-            flags=_NO_DAD,
-            proto=OUR_PROTOCOL,
-        )
+        yield
     except NetlinkError as error:
-        if error.code not in (errno.EEXIST, errno.EADDRNOTAVAIL):  # somebody else was faster
+        if error.code != tolerated:
             raise
 
 
-def _read(netlink: IPRoute) -> AddressesOnLoopback:
-    found = dict(_addresses(netlink))
-    return AddressesOnLoopback(
-        ours=frozenset(address for address, is_ours in found.items() if is_ours),
-        foreign=frozenset(address for address, is_ours in found.items() if not is_ours),
+def _read(netlink: IPRoute) -> Loopback:
+    found = dict(_networks(netlink))
+    return Loopback(
+        ours=frozenset(network for network, is_ours in found.items() if is_ours),
+        foreign=frozenset(network for network, is_ours in found.items() if not is_ours),
     )
 
 
-def _addresses(netlink: IPRoute) -> Iterator[tuple[VirtualAddress, bool]]:
+def _networks(netlink: IPRoute) -> Iterator[tuple[Network, bool]]:
     for message in netlink.get_addr(index=LOOPBACK_INDEX):
-        yield (
-            ip_address(message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")),
-            message.get("IFA_PROTO") == OUR_PROTOCOL,
-        )
+        address = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
+        network = ip_interface(f"{address}/{message['prefixlen']}").network
+        yield network, message.get("IFA_PROTO") == OUR_PROTOCOL
 
 
-def _order(address: VirtualAddress) -> tuple[int, int]:
-    return address.version, int(address)
+def _is_single(network: Network) -> bool:
+    return network.prefixlen == network.max_prefixlen
+
+
+def _text(network: Network) -> str:
+    return str(network.network_address) if _is_single(network) else str(network)
+
+
+def _family(network: Network) -> int:
+    return socket.AF_INET if network.version == 4 else socket.AF_INET6
+
+
+def _order(network: Network) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen

@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 
-from l4.announcement import ForwardingConditions, addresses_to_announce, reasons_to_withhold
+from l4.announcement import ForwardingConditions, networks_to_announce, reasons_to_withhold
 from orchestrator.contract.vip import Vip, VipMode
 
 
@@ -23,14 +23,14 @@ def conditions(*, is_attached: bool = True, **owned_rows: int) -> ForwardingCond
 def test_all_is_announced_when_all_is_there() -> None:
     withheld = reasons_to_withhold(VIPS, conditions(edge=101, mail=101))
     assert withheld == {}
-    assert addresses_to_announce(VIPS, withheld) == {WEB.address, SIX.address}
+    assert networks_to_announce(VIPS, withheld) == {WEB.network, SIX.network}
 
 
 def test_nothing_is_announced_without_the_program() -> None:
     withheld = reasons_to_withhold(VIPS, conditions(is_attached=False, edge=101, mail=101))
     assert set(withheld) == {"web", "mail", "six"}
     assert "no XDP program on eth0" in withheld["web"]
-    assert addresses_to_announce(VIPS, withheld) == set()
+    assert networks_to_announce(VIPS, withheld) == set()
 
 
 def test_a_vip_waits_for_its_table_and_for_a_member() -> None:
@@ -42,4 +42,4 @@ def test_a_vip_waits_for_its_table_and_for_a_member() -> None:
 def test_an_address_is_announced_as_long_as_one_of_its_vips_can_be_served() -> None:
     withheld = reasons_to_withhold(VIPS, conditions(edge=101))
     assert set(withheld) == {"mail"}
-    assert addresses_to_announce(VIPS, withheld) == {WEB.address, SIX.address}
+    assert networks_to_announce(VIPS, withheld) == {WEB.network, SIX.network}

@@ -196,7 +196,7 @@ def is_routable(vip: Address) -> bool:
 
 @pytest.fixture
 def serving(inside: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    inside(reconcile, {V4, V6})
+    inside(reconcile, {ip_network(V4), ip_network(V6)})
     # The kernel makes a new IPv6 address routable a moment later, in its own time.
     deadline = time.monotonic() + 5
     while not inside(is_routable, V6):
