@@ -28,7 +28,7 @@ async def snapshot(control: Control, request: Request, agent: AgentIdentity) -> 
     after = number(request, "after", 0, MAX_VERSION)
     wait_s = number(request, "wait", 0, MAX_WAIT_S)
     found = await control.next_snapshot(agent, int(after), wait_s)
-    return Response(status_code=204) if found is None else answer(found)
+    return Response(status_code=204) if found is None else Response(found, media_type="application/json")
 
 
 async def report(control: Control, request: Request, agent: AgentIdentity) -> Response:

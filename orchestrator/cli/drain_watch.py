@@ -184,7 +184,8 @@ def in_words(view: DrainView) -> str:
             taken = seconds_taken(view)
             after = f" after {taken:.1f} s" if taken is not None else ""
             start = f"; {view.flows_at_start} flows were open at the start" if view.flows_at_start is not None else ""
-            return f"{view.node} is drained{after}{start}"
+            unseen = f"; flows of {', '.join(view.uncounted)} cannot be counted" if view.uncounted else ""
+            return f"{view.node} is drained{after}{start}{unseen}"
         case MemberState.DRAINING:
             waits = f"; not drained, since {'; '.join(view.blocked_by)}" if view.blocked_by else ""
             return f"{view.node} is draining: {flows(view)} flows open{waits}"

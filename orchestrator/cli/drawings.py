@@ -20,6 +20,7 @@ from orchestrator.contract.operator import (
     VipView,
 )
 from orchestrator.contract.pool import MemberState
+from orchestrator.contract.vip import ANY_PORT, FlowHash, Protocol, VipMode
 
 #: Hex digits of a digest that are drawn; `--digest` and `--json` give all.
 SHORT_DIGEST = 16
@@ -84,7 +85,7 @@ def agent(view: AgentView) -> Text:
 def pools(views: Sequence[PoolView]) -> RenderableType:
     drawn = table("pools", "pool", "member", "id", "state", "weight", "open flows", "sockets")
     for view in views:
-        guard = f"{view.name}\n{view.active} active, {view.min_active} must stay"
+        guard = f"{view.name}\n{view.active} active, {view.min_active} must stay\n{encapsulation(view)}"
         for index, member in enumerate(view.members):
             drawn.add_row(
                 guard if index == 0 else "",
@@ -98,6 +99,11 @@ def pools(views: Sequence[PoolView]) -> RenderableType:
         if len(view.generations) > 1:
             drawn.add_row("", Text(f"{len(view.generations)} generations live: `edgectl get generations`", style=QUIET))
     return drawn
+
+
+def encapsulation(view: PoolView) -> str:
+    """How packets travel to its members, and who remembers flows."""
+    return f"{view.encapsulation.value}, {'second chances' if view.redirectors else 'no redirectors'}"
 
 
 def generations(views: Sequence[PoolView]) -> RenderableType:
@@ -117,10 +123,28 @@ def vips(views: Sequence[VipView]) -> RenderableType:
     for view in views:
         withheld = "\n".join(f"{node}: {reason}" for node, reason in view.withheld_by.items())
         announced = Text(", ".join(view.announced_by)) if view.announced_by else Text("nobody", style=BAD)
-        address = f"[{view.address}]:{view.port}" if view.address.version == 6 else f"{view.address}:{view.port}"
-        mode = f"{view.mode.value}{', tls' if view.tls else ''}"
-        drawn.add_row(view.name, address, mode, view.pool, announced, Text(withheld, style=CARE))
+        drawn.add_row(view.name, where(view), mode(view), view.pool, announced, Text(withheld, style=CARE))
     return drawn
+
+
+def where(view: VipView) -> str:
+    """`203.0.113.10:443`, `[2001:db8:203::/64]:8000-8999 udp`, `203.0.113.0/28:any`."""
+    block = str(view.address) if view.prefix_length is None else f"{view.address}/{view.prefix_length}"
+    ports = str(view.port) if view.last_port is None else f"{view.port}-{view.last_port}"
+    if (view.port, view.last_port) == ANY_PORT:
+        ports = "any"
+    protocol = "" if view.protocol is Protocol.TCP else f" {view.protocol.value}"
+    return (f"[{block}]" if view.address.version == 6 else block) + f":{ports}{protocol}"
+
+
+def mode(view: VipView) -> str:
+    """The mode, and what is unusual about it."""
+    notes = {
+        "tls": view.tls and view.mode is VipMode.TERMINATE,
+        "quic": view.quic,
+        "by source": view.flow_hash is FlowHash.SOURCE,
+    }
+    return ", ".join((view.mode.value, *(note for note, applies in notes.items() if applies)))
 
 
 def hosts(views: Sequence[HostView]) -> RenderableType:

@@ -47,6 +47,7 @@ def load_configuration(files: Mapping[str, str]) -> Configuration:
         rows=platform.forwarding.rows,
         owners_per_row=platform.forwarding.owners_per_row,
         spread_s=platform.drain.spread_s,
+        uncounted_s=platform.drain.uncounted_s,
     )
 
 

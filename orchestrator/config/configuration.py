@@ -1,17 +1,19 @@
 """A validated configuration: what `edgectl apply` puts in force, and what snapshots are compiled from."""
 
 import hashlib
-from ipaddress import IPv4Address
+from functools import cached_property
+from ipaddress import IPv6Address
 from typing import Annotated
 
 from pydantic import Field
 
+from orchestrator.config.schema import DEFAULT_UNCOUNTED_S
 from orchestrator.contract.base import Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
-from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT
+from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT, Encapsulation
 from orchestrator.contract.route import Backend, Certificate, Host, Seconds
 from orchestrator.contract.snapshot import Bgp
-from orchestrator.contract.vip import VipMode
+from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 
 class ConfiguredNode(Contract):
@@ -19,8 +21,12 @@ class ConfiguredNode(Contract):
 
     name: Name
     kind: NodeKind
-    address: IPv4Address
-    """On the underlay: encapsulated packets come from and go to it."""
+    address: Address
+    """On the underlay: encapsulated packets come from and go to it. An L4 node's is IPv4."""
+    address_v6: IPv6Address | None = None
+    """Of an L4 node: where encapsulated packets to members with an IPv6 address come from."""
+    fib: bool = False
+    """Of an L4 node: whether its kernel's routes choose the way to members."""
     bgp: Bgp | None = None
 
 
@@ -28,7 +34,8 @@ class ConfiguredMember(Contract):
     """A proxy's place in a pool."""
 
     node: Name
-    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
+    weight: Annotated[int, Field(ge=0, le=MAX_WEIGHT)] = 1
+    """0: it is given no new flows, and keeps its old ones."""
 
 
 class ConfiguredPool(Contract):
@@ -38,17 +45,30 @@ class ConfiguredPool(Contract):
     members: tuple[ConfiguredMember, ...]
     min_active: int
     """Capacity guard: no drain takes the pool below this many active members."""
+    encapsulation: Encapsulation = Encapsulation.GUE
+    redirectors: bool = True
+    """Whether members run the redirector. Without it there are no second chances, and no census."""
+
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """By node."""
+        return {member.node: member.weight for member in self.members}
 
 
 class ConfiguredVip(Contract):
-    """A virtual address."""
+    """A virtual address, or a block of them. Fields as in `contract.vip.Vip`, where they are explained."""
 
     name: Name
     address: Address
+    prefix_length: int | None = None
+    protocol: Protocol = Protocol.TCP
     port: Port
+    last_port: Port | None = None
     mode: VipMode
     pool: Name
     tls: bool
+    flow_hash: FlowHash = FlowHash.FLOW
+    quic: bool = False
 
 
 class ConfiguredHost(Contract):
@@ -78,6 +98,8 @@ class Configuration(Contract):
     rows: int = DEFAULT_TABLE_ROWS
     owners_per_row: int = MAX_OWNERS
     spread_s: Seconds = 10.0
+    uncounted_s: Seconds = DEFAULT_UNCOUNTED_S
+    """How long a drain without a deadline leaves to flows that nobody can count."""
 
     @property
     def digest(self) -> str:
@@ -85,7 +107,27 @@ class Configuration(Contract):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def node(self, name: str) -> ConfiguredNode | None:
-        return next((node for node in self.nodes if node.name == name), None)
+        return self._nodes.get(name)
 
     def pool(self, name: str) -> ConfiguredPool | None:
-        return next((pool for pool in self.pools if pool.name == name), None)
+        return self._pools.get(name)
+
+    def vips_of(self, pool: str) -> tuple[ConfiguredVip, ...]:
+        """Those that forward to the pool of this name."""
+        return self._vips_of.get(pool, ())
+
+    # Nodes and pools are looked up by the thousand: once for each member, and again for each report on it.
+    @cached_property
+    def _nodes(self) -> dict[str, ConfiguredNode]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _vips_of(self) -> dict[str, tuple[ConfiguredVip, ...]]:
+        pools: dict[str, list[ConfiguredVip]] = {}
+        for vip in self.vips:
+            pools.setdefault(vip.pool, []).append(vip)
+        return {pool: tuple(vips) for pool, vips in pools.items()}
+
+    @cached_property
+    def _pools(self) -> dict[str, ConfiguredPool]:
+        return {pool.name: pool for pool in self.pools}

@@ -25,7 +25,7 @@ def _lines(before: Configuration, after: Configuration) -> Iterator[str]:
     )
     backends = tuple(entry.backend for entry in before.backends), tuple(entry.backend for entry in after.backends)
     yield from _entries("backend", *backends, lambda backend: backend.name)
-    for name in ("rows", "owners_per_row", "spread_s"):
+    for name in ("rows", "owners_per_row", "spread_s", "uncounted_s"):
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             yield f"{name}: {old} → {new}"
@@ -45,8 +45,10 @@ def _pool_change(old: ConfiguredPool, new: ConfiguredPool) -> Iterator[str]:
             yield f"{node} removed"
         elif was[node] != will[node]:
             yield f"{node} weight {was[node]} → {will[node]}"
-    if old.min_active != new.min_active:
-        yield f"min_active {old.min_active} → {new.min_active}"
+    for field in ("min_active", "encapsulation", "redirectors"):
+        before, after = getattr(old, field), getattr(new, field)
+        if before != after:
+            yield f"{field} {before} → {after}"
 
 
 def _entries(

@@ -140,7 +140,8 @@ def _report(detail: ErrorDetails, value: Any, place: Place, model: type[E], find
         hint = "lower case letters, digits and hyphens, at most 63, not at an end; hosts have dots"
         findings.add("invalid_name", place.at(*steps), f"{str(detail.get('input'))[:80]!r} is not a name", hint)
     else:
-        findings.add("invalid_value", place.at(*steps), _sentence(message), _HINTS.get(kind, "correct the value"))
+        hint = str(detail.get("ctx", {}).get("hint", _HINTS.get(kind, "correct the value")))
+        findings.add("invalid_value", place.at(*steps), _sentence(message), hint)
 
 
 def _steps_in(value: Any, location: tuple[str | int, ...]) -> tuple[Step, ...]:
@@ -166,7 +167,7 @@ def _fields_at(model: type[Contract], steps: tuple[Step, ...]) -> tuple[str, ...
         if inner is None:
             return ()
         model = inner
-    return tuple(model.model_fields)
+    return tuple(field.alias or name for name, field in model.model_fields.items())
 
 
 def _model_in(annotation: Any) -> type[Contract] | None:

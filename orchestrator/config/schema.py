@@ -1,16 +1,21 @@
 """What may stand in the files. One model per entry; entries are checked one by one, so that all findings show."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from orchestrator.config.scalars import AddressBlock, PortRange
 from orchestrator.contract.base import Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
-from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT
+from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_TABLE_ROWS, MAX_WEIGHT, Encapsulation
 from orchestrator.contract.route import HealthCheck, HostName, Seconds
 from orchestrator.contract.snapshot import BgpNeighbor
-from orchestrator.contract.vip import VipMode
+from orchestrator.contract.vip import FlowHash, Protocol, VipMode
+
+#: Seconds that a drain without a deadline leaves to flows that nobody can count: as long as a UDP mapping lives that
+#: sees no packet (RFC 4787, REQ-5), and an entry of the L4 nodes' flow tables.
+DEFAULT_UNCOUNTED_S = 300.0
 
 RoutePath = Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=1024)]
 
@@ -31,7 +36,9 @@ class NodeEntry(Contract):
 
     name: Name
     kind: NodeKind
-    address: IPv4Address
+    address: Address
+    address_v6: IPv6Address | None = None
+    fib: bool = False
     bgp: BgpEntry | None = None
 
 
@@ -39,7 +46,8 @@ class MemberEntry(Contract):
     """`pools[].members[]`."""
 
     node: Name
-    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
+    weight: Annotated[int, Field(ge=0, le=MAX_WEIGHT)] = 1
+    """0: no new flows."""
 
 
 class PoolEntry(Contract):
@@ -48,23 +56,28 @@ class PoolEntry(Contract):
     name: Name
     members: tuple[MemberEntry, ...]
     min_active: Annotated[int, Field(ge=1)] = 1
+    encapsulation: Encapsulation = Encapsulation.GUE
+    redirectors: bool = True
 
 
 class VipEntry(Contract):
     """`vips[]`."""
 
     name: Name
-    address: Address
-    port: Port
+    address: AddressBlock
+    ports: Annotated[PortRange, Field(alias="port")]
+    protocol: Protocol = Protocol.TCP
     mode: VipMode
     pool: Name
     tls: bool = True
+    hash: FlowHash = FlowHash.FLOW
+    quic: bool = False
 
 
 class ForwardingEntry(Contract):
     """`forwarding`."""
 
-    rows: Annotated[int, Field(ge=101, le=655373)] = DEFAULT_TABLE_ROWS
+    rows: Annotated[int, Field(ge=101, le=MAX_TABLE_ROWS)] = DEFAULT_TABLE_ROWS
     owners_per_row: Annotated[int, Field(ge=1, le=MAX_OWNERS)] = MAX_OWNERS
 
 
@@ -72,6 +85,7 @@ class DrainEntry(Contract):
     """`drain`."""
 
     spread_s: Seconds = 10.0
+    uncounted_s: Seconds = DEFAULT_UNCOUNTED_S
 
 
 class RouteEntry(Contract):

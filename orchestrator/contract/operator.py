@@ -10,10 +10,10 @@ from pydantic import Field, TypeAdapter
 
 from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
 from orchestrator.contract.node import AgentRole, NodeKind
-from orchestrator.contract.pool import GenerationMember, MemberState
+from orchestrator.contract.pool import Encapsulation, GenerationMember, MemberState
 from orchestrator.contract.report import Nack, TableStatus
 from orchestrator.contract.route import HostName, Route
-from orchestrator.contract.vip import VipMode
+from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 CONFIGURATION = "/v1/configuration"
 """POST ApplyRequest → Applied; 422 with every finding, and nothing changed."""
@@ -112,7 +112,7 @@ class MemberView(Contract):
     address: Address
     state: MemberState
     weight: int | None
-    """None: it has left the configuration, and is known to a live generation still."""
+    """0: it takes no new flows. None: it has left the configuration, and is known to a live generation still."""
     reachable: bool
     open_flows: int | None
     """As the proxy counts them; None without a fresh report."""
@@ -136,20 +136,29 @@ class PoolView(Contract):
     slot: int
     min_active: int
     active: int
+    """Members that are given new flows."""
+    encapsulation: Encapsulation = Encapsulation.GUE
+    redirectors: bool = True
+    """False: no second chances, no census; L4 nodes remember flows."""
     members: tuple[MemberView, ...]
     generations: tuple[GenerationView, ...]
 
 
 class VipView(Contract):
-    """A virtual address."""
+    """A virtual address, or a block of them. See `contract.vip.Vip`."""
 
     name: Name
     id: Identifier
     address: Address
+    prefix_length: int | None = None
+    protocol: Protocol = Protocol.TCP
     port: Port
+    last_port: Port | None = None
     mode: VipMode
     tls: bool
     pool: Name
+    flow_hash: FlowHash = FlowHash.FLOW
+    quic: bool = False
     announced_by: tuple[Name, ...]
     """L4 nodes that report announcing it."""
     withheld_by: dict[Name, str]
@@ -216,6 +225,8 @@ class DrainView(Contract):
     by_protocol: dict[str, int]
     blocked_by: tuple[str, ...]
     """What it still waits for, in words; empty unless draining or joining."""
+    uncounted: tuple[Name, ...] = ()
+    """VIPs whose flows on this member nobody can count: it is drained at its deadline, whatever they do."""
 
 
 class TableView(Contract):

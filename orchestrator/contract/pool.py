@@ -1,6 +1,7 @@
 """Pools, their members, and the generations of their membership."""
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
@@ -10,6 +11,9 @@ from orchestrator.contract.base import Address, Contract, Identifier, Name
 #: Rows of a forwarding table. Prime, as Maglev needs (Eisenbud et al., NSDI 2016, section 3.4: a table of more than
 #: 100 rows per member keeps the imbalance below 1 %).
 DEFAULT_TABLE_ROWS = 65537
+
+#: Most rows of a table: ten times as many (the paper's "large" tables; 5 MB in the kernel).
+MAX_TABLE_ROWS = 655373
 
 #: Generations that may be live at once. Chains stay short, so this bounds memory and build time, not survival.
 MAX_LIVE_GENERATIONS = 64
@@ -75,6 +79,11 @@ class Generation(Contract):
     members: tuple[GenerationMember, ...]
     """Sorted by id. Empty only if nothing may take new flows."""
 
+    @cached_property
+    def ids(self) -> frozenset[int]:
+        """Of its members."""
+        return frozenset(member.id for member in self.members)
+
 
 class PoolForwarding(Contract):
     """All that a node needs to build a pool's forwarding table."""
@@ -86,7 +95,7 @@ class PoolForwarding(Contract):
     """Whether the members run the redirector. Without it, established flows need the flow table. GUE only."""
     encapsulation: Encapsulation = Encapsulation.GUE
     members: Annotated[tuple[Member, ...], Field(max_length=2 * MAX_MEMBERS)]
-    """Everyone that a live generation knows, sorted by id."""
+    """Everyone that a live generation knows, and everyone configured: they may hold flows too. Sorted by id."""
     generations: Annotated[tuple[Generation, ...], Field(min_length=1, max_length=MAX_LIVE_GENERATIONS)]
     """The live generations, newest first."""
 
@@ -96,6 +105,6 @@ class ForwardingSettings(Contract):
 
     hash_key: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     """128-bit SipHash key, hex, so that an attacker cannot aim at a row."""
-    rows: Annotated[int, Field(ge=101, le=655373)] = DEFAULT_TABLE_ROWS
+    rows: Annotated[int, Field(ge=101, le=MAX_TABLE_ROWS)] = DEFAULT_TABLE_ROWS
     owners_per_row: Annotated[int, Field(ge=1, le=MAX_OWNERS)] = MAX_OWNERS
     """1 switches second chances off: for measuring what they are worth, not for service."""

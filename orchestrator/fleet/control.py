@@ -19,7 +19,6 @@ from orchestrator.contract.inquiry import ROLE_OF_QUESTION, Question
 from orchestrator.contract.node import AgentIdentity
 from orchestrator.contract.operator import Applied, DrainView
 from orchestrator.contract.report import Report
-from orchestrator.contract.snapshot import Snapshot
 from orchestrator.contract.token import JoinToken
 from orchestrator.contract.wire import JoinRequest, JoinResponse
 from orchestrator.fleet import drain
@@ -31,7 +30,7 @@ from orchestrator.fleet.membership import configure
 from orchestrator.fleet.progress import waits_for
 from orchestrator.fleet.reports import ReportBoard
 from orchestrator.fleet.retirement import RETIRE_HOLD_S, Holds, advance
-from orchestrator.fleet.snapshots import compile_snapshot, known_agents
+from orchestrator.fleet.snapshots import Compilation, known_agents
 from orchestrator.fleet.tokens import issue_token, redeem_token
 from orchestrator.fleet.views import drain_view
 from orchestrator.state.store import LeaseLost, Store, StoreUnusable
@@ -54,6 +53,8 @@ class Control:
     retire_hold_s: float = RETIRE_HOLD_S
     holds: Holds = field(default_factory=Holds)
     inquiries: InquiryBoard = field(default_factory=InquiryBoard)
+    _compilation: Compilation | None = field(default=None, init=False)
+    """Of the revision that was last asked for."""
 
     def __repr__(self) -> str:
         return f"Control({self.ledger}, {self.board})"
@@ -169,13 +170,16 @@ class Control:
         log.info("certificate of %s renewed", identity)
         return JoinResponse(certificate_pem=certificate, ca_pem=self.authority.pem)
 
-    async def next_snapshot(self, identity: AgentIdentity, after: int, wait_s: float) -> Snapshot | None:
-        """The agent's snapshot as soon as it is newer than `after`; None when the wait is over. Raises FleetRefused."""
+    async def next_snapshot(self, identity: AgentIdentity, after: int, wait_s: float) -> bytes | None:
+        """The agent's snapshot, JSON, as soon as it is newer than `after`; None when the wait is over.
+
+        Raises FleetRefused.
+        """
         await self.ledger.pass_version(after)
         with trio.move_on_after(wait_s):
             while True:
                 present = await self.ledger.beyond(after)
-                snapshot = compile_snapshot(present.fleet, present.configuration, identity)
+                snapshot = self._compilation_of(present).text(identity)
                 if snapshot is not None:
                     return snapshot
                 after = present.fleet.revision
@@ -235,6 +239,11 @@ class Control:
         if present.fleet.revision != before:
             log.info("%s: %s, revision %d", name, event, present.fleet.revision)
         return self.drain_of(name)
+
+    def _compilation_of(self, present: Present) -> Compilation:
+        if self._compilation is None or self._compilation.fleet is not present.fleet:
+            self._compilation = Compilation(present.fleet, present.configuration)
+        return self._compilation
 
     def _waits_for(self, present: Present) -> dict[str, str]:
         return waits_for(present.fleet, present.configuration, self.board)

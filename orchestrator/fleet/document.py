@@ -5,12 +5,11 @@ the live generations of each pool. `revision` is the version of the snapshots co
 change.
 """
 
-from ipaddress import IPv4Address
 from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.contract.base import Contract, Identifier, Name
+from orchestrator.contract.base import Address, Contract, Identifier, Name
 from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, GenerationMember, MemberState
 
 MAX_IDENTIFIER = 65535
@@ -46,7 +45,7 @@ class FleetMember(Contract):
 
     id: Identifier
     name: Name
-    address: IPv4Address
+    address: Address
     state: MemberState = MemberState.ACTIVE
     drain: Drain | None = None
     """Present unless active."""
@@ -80,7 +79,7 @@ class FleetPool(Contract):
     @property
     def known_ids(self) -> frozenset[int]:
         """Members of any live generation."""
-        return frozenset(member.id for live in self.generations for member in live.generation.members)
+        return frozenset[int]().union(*(live.generation.ids for live in self.generations))
 
     @property
     def member_ids(self) -> frozenset[int]:

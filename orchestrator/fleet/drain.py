@@ -12,6 +12,8 @@
 3. It is drained when all balancers have applied a generation without it, its proxy counts no open flow, and its
    redirector's census, taken with that generation known, counts none (`progress`).
 4. A deadline only makes the drain overdue: what is left is reported. With `force`, what is open then is reset.
+   Flows that nobody can count (`uncounted`) end no drain and begin none: they have until the deadline, or
+   `uncounted_s`, and the member is then drained whatever they do.
 5. All of it is in the fleet's document, so that it goes on where it was when the orchestrator comes back.
 """
 
@@ -116,7 +118,7 @@ def drainable(fleet: FleetState, configuration: Configuration, name: str) -> Fle
             f"{name} is an L4 node, and this version drains proxies only",
             "stop its BIRD: the routers take their next path, and no flow breaks",
         )
-    in_a_pool = any(name == other.node for pool in configuration.pools for other in pool.members)
+    in_a_pool = any(name in pool.weights for pool in configuration.pools)
     if member is None or not in_a_pool:
         raise FleetRefused("not_a_member", f"{name} is in no pool, so nothing has to drain", "stop it as it is")
     return member
@@ -124,7 +126,7 @@ def drainable(fleet: FleetState, configuration: Configuration, name: str) -> Fle
 
 def _guard(fleet: FleetState, configuration: Configuration, name: str) -> None:
     for pool in configuration.pools:
-        if all(member.node != name for member in pool.members):
+        if name not in pool.weights:
             continue
         active = active_members(fleet, pool)
         left = [member for member in active if member.name != name]

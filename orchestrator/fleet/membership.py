@@ -8,7 +8,12 @@ from collections.abc import Collection, Mapping
 from orchestrator.config.configuration import Configuration, ConfiguredNode, ConfiguredPool
 from orchestrator.contract.node import NodeKind
 from orchestrator.contract.operator import CAPACITY_GUARD
-from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, GenerationMember, MemberState
+from orchestrator.contract.pool import (
+    MAX_LIVE_GENERATIONS,
+    Generation,
+    GenerationMember,
+    MemberState,
+)
 from orchestrator.fleet.document import (
     MAX_IDENTIFIER,
     Drain,
@@ -22,6 +27,9 @@ from orchestrator.fleet.document import (
 
 #: Slots in the kernel's array of tables.
 MAX_SLOTS = 256
+#: Members of all live generations of all pools, each counted as often as it is named: a snapshot and the fleet's
+#: document have some 25 bytes for each, and must stay below `state_directory.MAX_SNAPSHOT_BYTES` with all the rest.
+MAX_GENERATION_MEMBERS = 1_000_000
 
 
 def configure(
@@ -33,7 +41,8 @@ def configure(
 ) -> FleetState:
     """The fleet under another configuration. `now` is Unix time; `waits_for`: see `regenerate`.
 
-    Raises FleetRefused: capacity_guard, generations_full, rows_fixed, address_in_service, identifiers_exhausted.
+    Raises FleetRefused: capacity_guard, generations_full, rows_fixed, address_in_service, chains_in_use,
+    identifiers_exhausted.
     """
     if fleet.pools and configuration.rows != before.rows:
         raise FleetRefused(
@@ -42,6 +51,7 @@ def configure(
             "leave it, or build a fleet of its own with the other number",
             "forwarding.rows",
         )
+    _refuse_to_cut_chains(fleet, before, configuration)
     fleet = _with_identifiers(fleet, configuration)
     fleet = _with_members(fleet, configuration, now)
     fleet = regenerate(fleet, configuration, waits_for)
@@ -64,6 +74,11 @@ def active_members(fleet: FleetState, pool: ConfiguredPool) -> tuple[FleetMember
     return tuple(member for member in _meant_to_serve(fleet, pool) if member.id not in joining)
 
 
+def generation_members(fleet: FleetState) -> int:
+    """How many members the live generations of all pools name, each as often as it is named."""
+    return sum(len(live.generation.members) for pool in fleet.pools for live in pool.generations)
+
+
 def shown_state(fleet: FleetState, member: FleetMember, pool: FleetPool | None = None) -> MemberState:
     """The member's state for people: active only where it is given rows, in this pool or in all of its pools."""
     pools = fleet.pools if pool is None else (pool,)
@@ -81,13 +96,15 @@ def regenerate(
     """A new generation for each pool whose active members or weights are others than in its newest one.
 
     Who is not in the newest generation joins first: it comes into one when `ready` names it (pool, member id). The
-    first generation of a pool takes everybody at once: there is no flow yet that could be lost.
+    first generation of a pool takes everybody at once: there is no flow yet that could be lost. A member of weight 0 is
+    in no new generation, like one that drains; it is known as long as the configuration or a live generation names it.
     `waits_for`: pool → whose flows its generations wait for, in words, for the refusal when 64 are live. Forgets pools
     that the configuration does not name, and members that nothing knows any more. Raises FleetRefused.
     """
     revision = fleet.revision + 1
     pools: list[FleetPool] = []
     kept = {pool.name: pool for pool in fleet.pools if configuration.pool(pool.name) is not None}
+    room = MAX_GENERATION_MEMBERS - generation_members(fleet)
     slots = {pool.slot for pool in kept.values()}
     for configured in configuration.pools:
         wanted = _wanted(fleet, configured)
@@ -110,7 +127,8 @@ def regenerate(
         if joining != pool.joining:
             pool = pool.model_copy(update={"joining": joining})
         if pool.newest_members() != members:
-            pool = _with_generation(pool, members, revision, waits_for or {})
+            room -= len(members)
+            pool = _with_generation(pool, members, revision, waits_for or {}, room=room)
         pools.append(pool)
     named = {node.name for node in configuration.nodes}
     known = frozenset[int]().union(*(pool.known_ids for pool in pools))
@@ -119,20 +137,29 @@ def regenerate(
 
 
 def _wanted(fleet: FleetState, pool: ConfiguredPool) -> tuple[GenerationMember, ...]:
-    weights = {member.node: member.weight for member in pool.members}
+    weights = pool.weights
     return tuple(GenerationMember(id=member.id, weight=weights[member.name]) for member in _meant_to_serve(fleet, pool))
 
 
 def _meant_to_serve(fleet: FleetState, pool: ConfiguredPool) -> tuple[FleetMember, ...]:
-    names = {member.node for member in pool.members}
-    return tuple(member for member in fleet.members if member.name in names and member.state is MemberState.ACTIVE)
+    weights = pool.weights
+    return tuple(
+        member for member in fleet.members if weights.get(member.name, 0) > 0 and member.state is MemberState.ACTIVE
+    )
 
 
 def _with_generation(
-    pool: FleetPool, members: tuple[GenerationMember, ...], revision: int, waits_for: Mapping[str, str]
+    pool: FleetPool, members: tuple[GenerationMember, ...], revision: int, waits_for: Mapping[str, str], *, room: int
 ) -> FleetPool:
+    why = waits_for.get(pool.name, "the next census")
+    if room < 0:
+        raise FleetRefused(
+            "generations_full",
+            f"the live generations of all pools would name {MAX_GENERATION_MEMBERS - room} members, and "
+            f"{MAX_GENERATION_MEMBERS} are the most; pool {pool.name} waits for {why}",
+            "try again when older generations have ended; `edgectl get pools` shows who needs which generation",
+        )
     if len(pool.generations) >= MAX_LIVE_GENERATIONS:
-        why = waits_for.get(pool.name, "the next census")
         raise FleetRefused(
             "generations_full",
             f"pool {pool.name} has {MAX_LIVE_GENERATIONS} live generations, and waits for {why}",
@@ -166,9 +193,10 @@ def _with_members(fleet: FleetState, configuration: Configuration, now: float) -
     nodes = {node.name: node for node in configuration.nodes if node.kind is NodeKind.PROXY}
     members = [_as_configured(member, nodes.get(member.name), now) for member in fleet.members]
     taken = {member.id for member in members}
+    known = {member.name for member in members}
     last = fleet.last_member_id
     for name, node in nodes.items():
-        if fleet.member(name) is None:
+        if name not in known:
             last = next_identifier(last, taken, "members")
             taken.add(last)
             members.append(FleetMember(id=last, name=name, address=node.address))
@@ -192,6 +220,20 @@ def _as_configured(member: FleetMember, node: ConfiguredNode | None, now: float)
     if member.drain is not None and member.drain.removed:
         return member.model_copy(update={"state": MemberState.ACTIVE, "drain": None, "address": node.address})
     return member.model_copy(update={"address": node.address})
+
+
+def _refuse_to_cut_chains(fleet: FleetState, before: Configuration, configuration: Configuration) -> None:
+    for pool in fleet.pools:
+        was, will = before.pool(pool.name), configuration.pool(pool.name)
+        if was is None or will is None or will.redirectors or not was.redirectors or len(pool.generations) == 1:
+            continue
+        raise FleetRefused(
+            "chains_in_use",
+            f"pool {pool.name} has {len(pool.generations)} live generations, and flows of all but the newest reach "
+            "their members by redirectors only",
+            "try again when `edgectl get generations` shows one, or make another pool",
+            f"pools.{pool.name}.redirectors",
+        )
 
 
 def _free_slot(taken: set[int]) -> int:

@@ -4,6 +4,9 @@ Retirement errs on the side of keeping: a generation too many costs a little mem
 waits for every balancer, and for every redirector that could hold flows, and counts what was needed when last heard.
 A drain may go on without a balancer that has gone silent, once the member itself has seen no new flow for a while: a
 dead host's routes are gone, but a node of which only the agent died forwards on by its old table.
+
+Pools without redirectors need no generation but the newest: L4 nodes remember each flow. There is no census to wait
+for, and no redirector, unless one runs all the same (to decapsulate): then it is waited for as long as it reports.
 """
 
 from collections.abc import Iterator
@@ -13,6 +16,8 @@ from orchestrator.contract.node import AgentRole, NodeKind
 from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, MemberState
 from orchestrator.fleet.document import FleetMember, FleetPool, FleetState, LiveGeneration
 from orchestrator.fleet.reports import ReportBoard
+from orchestrator.fleet.roles import has_redirectors, is_terminated
+from orchestrator.fleet.uncounted import all_uncounted_vips, is_of, uncounted_vips, waits_for_uncounted
 
 #: Seconds without a new flow after which a silent balancer is taken to have stopped giving this member any. An L4 node
 #: that forwards brings its share of an edge's new flows, many a second; BFD and BGP take a dead one out in 0.2 to 9 s.
@@ -20,10 +25,10 @@ QUIET_S = 10.0
 
 
 def drain_obstacles(
-    fleet: FleetState, configuration: Configuration, board: ReportBoard, member: FleetMember
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, member: FleetMember, wall: float
 ) -> tuple[str, ...]:
-    """Why a draining member is not drained yet, in words; empty when it is."""
-    return tuple(dict.fromkeys(_drain_obstacles(fleet, configuration, board, member)))
+    """Why a draining member is not drained yet, in words; empty when it is. `wall` is Unix time."""
+    return tuple(dict.fromkeys(_drain_obstacles(fleet, configuration, board, member, wall)))
 
 
 def joining_obstacles(
@@ -31,7 +36,7 @@ def joining_obstacles(
 ) -> dict[str, tuple[str, ...]]:
     """Pool that the member joins → why it is not given rows there yet, in words; empty when it can be."""
     return {
-        pool.name: tuple(_joining_obstacles(fleet, board, pool, member))
+        pool.name: tuple(_joining_obstacles(fleet, configuration, board, pool, member))
         for pool in fleet.pools
         if member.id in pool.joining
     }
@@ -42,6 +47,8 @@ def needs(
 ) -> dict[int, dict[str, int]]:
     """Generation → member → flows that only it brings there, as last heard, however long ago."""
     found: dict[int, dict[str, int]] = {live.generation.number: {} for live in pool.generations}
+    if not has_redirectors(configuration, pool):
+        return found
     for member in fleet.members:
         if _is_gone(configuration, board, member):
             continue
@@ -59,19 +66,24 @@ def retirement_obstacles(
     return tuple(_retirement_obstacles(fleet, configuration, board, pool))
 
 
-def retirable(fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool) -> frozenset[int]:
-    """Numbers of generations that nobody needs, as far as complete and fresh censuses tell.
+def retirable(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool, wall: float
+) -> frozenset[int]:
+    """Numbers of generations that nobody needs, as far as complete and fresh censuses tell. `wall` is Unix time.
 
     Only those that are older than a *settled* generation: one that all balancers give new flows by, or a newer one,
     and that all censuses know. No flow begins under an older one any more, and a flow that came to need none of them
     will not need one later. So generations are retired also while newer ones come faster than they can settle.
+    Also kept is the last that names a member which has left the configuration while flows that nobody counts have
+    time: with it the L4 nodes would forget where to send them.
     """
     if len(pool.generations) == 1:
         return frozenset()
     settled = _settled(fleet, configuration, board, pool)
     needed = needs(fleet, configuration, board, pool)
+    kept = _last_of_leaving(fleet, configuration, board, pool, wall)
     numbers = (live.generation.number for live in pool.generations)
-    return frozenset(number for number in numbers if number < settled and not needed[number])
+    return frozenset(number for number in numbers if number < settled and not needed[number] and number not in kept)
 
 
 def waits_for(fleet: FleetState, configuration: Configuration, board: ReportBoard) -> dict[str, str]:
@@ -88,53 +100,86 @@ def waits_for(fleet: FleetState, configuration: Configuration, board: ReportBoar
 
 
 def _drain_obstacles(
-    fleet: FleetState, configuration: Configuration, board: ReportBoard, member: FleetMember
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, member: FleetMember, wall: float
 ) -> Iterator[str]:
     revision = 0
+    own = [pool for pool in fleet.pools if is_of(configuration, pool, member)]
     for pool in fleet.pools:
         left = _left(pool, member)
         if left is None:
             yield f"pool {pool.name} has no generation without {member.name} yet"
             continue
         revision = max(revision, left.revision)
-        for node in configuration.nodes:
-            if node.kind is not NodeKind.L4:
-                continue
-            if not board.is_silent(node.name, AgentRole.BALANCER):
-                yield from _not_applied(board, node.name, AgentRole.BALANCER, left.revision, f"pool {pool.name}")
-            elif board.quiet_for(member.name) < QUIET_S:
-                yield (
-                    f"{board.silence_in_words(node.name, AgentRole.BALANCER)}, and may still send new flows: "
-                    f"{member.name} must see none for {QUIET_S:.0f} s"
-                )
-        census = board.census(member.name, pool.name, fresh=True)
-        if census is None:
-            if _belongs(configuration, pool, member):
-                yield f"no census of pool {pool.name} from the redirector of {member.name}"
-        elif census.newest_generation < left.generation.number:
-            yield f"the census of {member.name} is older than generation {left.generation.number} of pool {pool.name}"
-        elif census.flows > 0:
-            yield f"{census.flows} flows of pool {pool.name} on {member.name}"
-    yield from _not_applied(board, member.name, AgentRole.REDIRECTOR, revision, "the drain")
-    yield from _not_applied(board, member.name, AgentRole.PROXY, revision, "the drain")
+        yield from _balancers_that_may_still_send(configuration, board, pool, member, left)
+        yield from _counted_flows(configuration, board, pool, member, left)
+    if not own or any(has_redirectors(configuration, pool) for pool in own):
+        yield from _not_applied(board, member.name, AgentRole.REDIRECTOR, revision, "the drain")
+    if not own or any(is_terminated(configuration, pool) for pool in own):
+        yield from _not_applied(board, member.name, AgentRole.PROXY, revision, "the drain")
     proxy = board.proxy(member.name)
     if proxy is not None:
         for protocol, flows in sorted(proxy.open_flows.items()):
             if flows > 0:
                 yield f"{flows} open {protocol} flows in the proxy of {member.name}"
+    uncounted = all_uncounted_vips(fleet, configuration, board, member)
+    if uncounted and waits_for_uncounted(configuration, member, wall):
+        has_deadline = member.drain is not None and member.drain.deadline_at is not None
+        until = "the deadline" if has_deadline else f"{configuration.uncounted_s:g} s after the drain began"
+        yield f"flows of {', '.join(uncounted)} on {member.name} cannot be counted: they have until {until}"
 
 
-def _joining_obstacles(fleet: FleetState, board: ReportBoard, pool: FleetPool, member: FleetMember) -> Iterator[str]:
+def _balancers_that_may_still_send(
+    configuration: Configuration, board: ReportBoard, pool: FleetPool, member: FleetMember, left: LiveGeneration
+) -> Iterator[str]:
+    for node in configuration.nodes:
+        if node.kind is not NodeKind.L4:
+            continue
+        if not board.is_silent(node.name, AgentRole.BALANCER):
+            yield from _not_applied(board, node.name, AgentRole.BALANCER, left.revision, f"pool {pool.name}")
+        elif board.redirector(member.name) is None and not has_redirectors(configuration, pool):
+            yield (
+                f"{board.silence_in_words(node.name, AgentRole.BALANCER)}, and may still send new flows: no "
+                f"redirector of {member.name} tells; take {node.name} out of the configuration if it is gone"
+            )
+        elif board.quiet_for(member.name) < QUIET_S:
+            yield (
+                f"{board.silence_in_words(node.name, AgentRole.BALANCER)}, and may still send new flows: "
+                f"{member.name} must see none for {QUIET_S:.0f} s"
+            )
+
+
+def _counted_flows(
+    configuration: Configuration, board: ReportBoard, pool: FleetPool, member: FleetMember, left: LiveGeneration
+) -> Iterator[str]:
+    census = board.census(member.name, pool.name, fresh=True)
+    if census is None:
+        if has_redirectors(configuration, pool) and _belongs(configuration, pool, member):
+            yield f"no census of pool {pool.name} from the redirector of {member.name}"
+    elif census.newest_generation < left.generation.number:
+        yield f"the census of {member.name} is older than generation {left.generation.number} of pool {pool.name}"
+    elif census.flows > 0:
+        yield f"{census.flows} flows of pool {pool.name} on {member.name}"
+
+
+def _joining_obstacles(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool, member: FleetMember
+) -> Iterator[str]:
     """It must be able to take flows, to pass on those of others, and to be believed when it does."""
     revision = pool.joining[member.id]
-    yield from _not_applied(board, member.name, AgentRole.REDIRECTOR, revision, f"pool {pool.name}")
-    yield from _not_applied(board, member.name, AgentRole.PROXY, revision, f"pool {pool.name}")
     redirector = board.redirector(member.name)
-    if redirector is not None and redirector.xdp_mode == "detached":
-        yield f"no redirector is attached to {redirector.interface} of {member.name}"
-    for fellow in fleet.members:
-        if fellow.id in pool.known_ids - {member.id} and not board.is_silent(fellow.name, AgentRole.REDIRECTOR):
-            yield from _not_applied(board, fellow.name, AgentRole.REDIRECTOR, revision, f"pool {pool.name}")
+    if redirector is not None or has_redirectors(configuration, pool):
+        yield from _not_applied(board, member.name, AgentRole.REDIRECTOR, revision, f"pool {pool.name}")
+    if is_terminated(configuration, pool):
+        yield from _not_applied(board, member.name, AgentRole.PROXY, revision, f"pool {pool.name}")
+    if has_redirectors(configuration, pool):
+        if redirector is not None and redirector.xdp_mode == "detached":
+            yield f"no redirector is attached to {redirector.interface} of {member.name}"
+        known = pool.known_ids
+        for fellow in fleet.members:
+            if fellow.id == member.id or fellow.id not in known:
+                continue
+            if not board.is_silent(fellow.name, AgentRole.REDIRECTOR):
+                yield from _not_applied(board, fellow.name, AgentRole.REDIRECTOR, revision, f"pool {pool.name}")
     if len(pool.generations) >= MAX_LIVE_GENERATIONS:
         yield f"pool {pool.name} has {MAX_LIVE_GENERATIONS} live generations"
 
@@ -146,11 +191,7 @@ def _retirement_obstacles(
     for node in configuration.nodes:
         if node.kind is NodeKind.L4:
             yield from _not_applied(board, node.name, AgentRole.BALANCER, newest.revision, f"pool {pool.name}")
-    for member in fleet.members:
-        if member.id not in pool.known_ids and not _belongs(configuration, pool, member):
-            continue
-        if _is_gone(configuration, board, member):
-            continue
+    for member in _who_takes_a_census(fleet, configuration, board, pool):
         unheard = tuple(_not_applied(board, member.name, AgentRole.REDIRECTOR, newest.revision, f"pool {pool.name}"))
         yield from unheard
         if unheard:
@@ -158,6 +199,39 @@ def _retirement_obstacles(
         census = board.census(member.name, pool.name, fresh=True)
         if census is None or census.newest_generation < newest.generation.number:
             yield f"no census of {member.name} with generation {newest.generation.number} of pool {pool.name}"
+
+
+def _who_takes_a_census(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool
+) -> Iterator[FleetMember]:
+    """Those without whose census nothing is retired."""
+    if not has_redirectors(configuration, pool):
+        return
+    known = pool.known_ids
+    for member in fleet.members:
+        if member.id not in known and not _belongs(configuration, pool, member):
+            continue
+        if not _is_gone(configuration, board, member):
+            yield member
+
+
+def _last_of_leaving(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool, wall: float
+) -> frozenset[int]:
+    leaving = {
+        member.id
+        for member in fleet.members
+        if member.state is MemberState.DRAINING
+        and not _belongs(configuration, pool, member)
+        and waits_for_uncounted(configuration, member, wall)
+        and uncounted_vips(configuration, board, pool, member)
+    }
+    kept = set()
+    for live in pool.generations if leaving else ():
+        if found := leaving & live.generation.ids:
+            kept.add(live.generation.number)
+            leaving -= found
+    return frozenset(kept)
 
 
 def _settled(fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool) -> int:
@@ -172,11 +246,7 @@ def _settled(fleet: FleetState, configuration: Configuration, board: ReportBoard
     for node in configuration.nodes:
         if node.kind is NodeKind.L4:
             settled = min(settled, applied(node.name, AgentRole.BALANCER))
-    for member in fleet.members:
-        if member.id not in pool.known_ids and not _belongs(configuration, pool, member):
-            continue
-        if _is_gone(configuration, board, member):
-            continue
+    for member in _who_takes_a_census(fleet, configuration, board, pool):
         census = board.census(member.name, pool.name, fresh=True)
         known = min(applied(member.name, AgentRole.REDIRECTOR), census.newest_generation) if census else 0
         settled = min(settled, known)
@@ -207,7 +277,7 @@ def _left(pool: FleetPool, member: FleetMember) -> LiveGeneration | None:
     """The generation that took the member out: the oldest of the newest ones that are without it."""
     found = None
     for live in pool.generations:
-        if any(other.id == member.id for other in live.generation.members):
+        if member.id in live.generation.ids:
             break
         found = live
     return found
@@ -215,4 +285,4 @@ def _left(pool: FleetPool, member: FleetMember) -> LiveGeneration | None:
 
 def _belongs(configuration: Configuration, pool: FleetPool, member: FleetMember) -> bool:
     configured = configuration.pool(pool.name)
-    return configured is not None and any(other.node == member.name for other in configured.members)
+    return configured is not None and member.name in configured.weights

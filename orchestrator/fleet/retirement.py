@@ -4,15 +4,18 @@ Nothing is believed at first sight: a condition must hold without a break for a 
 conditions hold since when is in memory only, so an orchestrator that starts begins to count anew.
 """
 
+import logging
 from dataclasses import dataclass, field
 
 from orchestrator.config.configuration import Configuration
 from orchestrator.contract.pool import MemberState
-from orchestrator.fleet.document import FleetPool, FleetState
+from orchestrator.fleet.document import FleetPool, FleetRefused, FleetState
 from orchestrator.fleet.drain import finish, reset_when_due
 from orchestrator.fleet.membership import regenerate
 from orchestrator.fleet.progress import drain_obstacles, joining_obstacles, retirable
 from orchestrator.fleet.reports import ReportBoard
+
+log = logging.getLogger(__name__)
 
 #: Seconds for which a generation must not be needed. Longer than a redirector's time between two censuses, and than
 #: a handshake that was under way when the balancers changed tables (one retransmitted SYN: RFC 6298 section 5.7, 3 s).
@@ -51,9 +54,9 @@ def advance(
     Changes `holds`; calling it twice at one moment changes nothing more.
     """
     now = board.monotonic()
-    unneeded = {pool.name: retirable(fleet, configuration, board, pool) for pool in fleet.pools}
+    unneeded = {pool.name: retirable(fleet, configuration, board, pool, wall) for pool in fleet.pools}
     leaving = [member for member in fleet.members if member.state is MemberState.DRAINING]
-    gone = [member for member in leaving if not drain_obstacles(fleet, configuration, board, member)]
+    gone = [member for member in leaving if not drain_obstacles(fleet, configuration, board, member, wall)]
     holds.update(
         {("unneeded", name, str(number)) for name, numbers in unneeded.items() for number in numbers}
         | {("gone", member.name) for member in gone},
@@ -71,7 +74,13 @@ def advance(
     }
     if pools != fleet.pools or ready:
         # Gives rows to who is ready, and forgets members that no generation knows any more.
-        fleet = regenerate(fleet.model_copy(update={"pools": pools}), configuration, ready=ready)
+        fleet = fleet.model_copy(update={"pools": pools})
+        try:
+            fleet = regenerate(fleet, configuration, ready=ready)
+        except FleetRefused as refusal:
+            # Too much for one moment, though not for each of them: without newcomers there is no new generation.
+            log.warning("nobody joins at present: %s", refusal)
+            fleet = regenerate(fleet, configuration)
     return reset_when_due(fleet, wall)
 
 

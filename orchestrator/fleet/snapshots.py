@@ -1,6 +1,15 @@
-"""Snapshots: what each agent must run, as a pure function of fleet, configuration and agent."""
+"""Snapshots: what each agent must run, as a pure function of fleet, configuration and agent.
+
+A change of a large fleet is thousands of snapshots that differ in little: pools with thousands of members and up to 64
+generations are the same for all L4 nodes, and for all members. A `Compilation` makes each of them, and its JSON, once.
+"""
+
+from functools import cached_property
+
+from pydantic import TypeAdapter
 
 from orchestrator.config.configuration import Configuration, ConfiguredNode
+from orchestrator.contract.base import Address
 from orchestrator.contract.node import AgentIdentity, AgentRole, NodeKind
 from orchestrator.contract.pool import ForwardingSettings, Member, MemberState, PoolForwarding
 from orchestrator.contract.route import Goodbye, Listener
@@ -8,20 +17,12 @@ from orchestrator.contract.snapshot import BalancerSnapshot, ProxySnapshot, Redi
 from orchestrator.contract.vip import Vip, VipMode
 from orchestrator.fleet.document import FleetMember, FleetPool, FleetState
 
+_POOL: TypeAdapter[PoolForwarding] = TypeAdapter(PoolForwarding)
+
 
 def compile_snapshot(fleet: FleetState, configuration: Configuration, agent: AgentIdentity) -> Snapshot | None:
     """None if the fleet does not know the agent: it has joined, and is not (or no longer) configured."""
-    if agent.role is AgentRole.BALANCER:
-        node = configuration.node(agent.node)
-        if node is None or node.kind is not NodeKind.L4:
-            return None
-        return _balancer(fleet, configuration, node)
-    member = fleet.member(agent.node)
-    if member is None:
-        return None
-    if agent.role is AgentRole.REDIRECTOR:
-        return _redirector(fleet, configuration, member)
-    return _proxy(fleet, configuration, member)
+    return Compilation(fleet, configuration).snapshot(agent)
 
 
 def known_agents(fleet: FleetState, configuration: Configuration) -> set[AgentIdentity]:
@@ -38,100 +39,179 @@ def known_agents(fleet: FleetState, configuration: Configuration) -> set[AgentId
     }
 
 
-def _balancer(fleet: FleetState, configuration: Configuration, node: ConfiguredNode) -> BalancerSnapshot:
-    return BalancerSnapshot(
-        version=fleet.revision,
-        node=node.name,
-        node_id=fleet.l4_ids[node.name],
-        address=node.address,
-        forwarding=_forwarding(fleet, configuration),
-        vips=_vips(fleet, configuration, {pool.name for pool in fleet.pools}),
-        pools=tuple(_pool_forwarding(fleet, pool) for pool in fleet.pools),
-        bgp=node.bgp,
-    )
+class Compilation:
+    """All snapshots of one revision. What they share is made when it is first asked for, and once."""
 
+    def __init__(self, fleet: FleetState, configuration: Configuration) -> None:
+        self.fleet = fleet
+        self.configuration = configuration
+        self._pools: dict[str, PoolForwarding] = {}
+        self._texts: dict[str, bytes] = {}
 
-def _redirector(fleet: FleetState, configuration: Configuration, member: FleetMember) -> RedirectorSnapshot:
-    pools = _pools_of(fleet, configuration, member)
-    known = {member.id}.union(*(pool.member_ids for pool in pools))
-    fellows = {other.address for other in fleet.members if other.id in known}
-    sources = fellows | {node.address for node in configuration.nodes if node.kind is NodeKind.L4}
-    return RedirectorSnapshot(
-        version=fleet.revision,
-        node=member.name,
-        member_id=member.id,
-        address=member.address,
-        forwarding=_forwarding(fleet, configuration),
-        vips=_vips(fleet, configuration, {pool.name for pool in pools}),
-        pools=tuple(_pool_forwarding(fleet, pool) for pool in pools),
-        tunnel_sources=tuple(sorted(sources)),
-        l4_nodes=_l4_nodes(fleet),
-    )
+    def __repr__(self) -> str:
+        return f"Compilation(revision {self.fleet.revision})"
 
+    def snapshot(self, agent: AgentIdentity) -> Snapshot | None:
+        """See `compile_snapshot`."""
+        if agent.role is AgentRole.BALANCER:
+            node = self.configuration.node(agent.node)
+            return None if node is None or node.kind is not NodeKind.L4 else self._balancer(node)
+        member = self._members.get(agent.node)
+        if member is None:
+            return None
+        return self._redirector(member) if agent.role is AgentRole.REDIRECTOR else self._proxy(member)
 
-def _proxy(fleet: FleetState, configuration: Configuration, member: FleetMember) -> ProxySnapshot:
-    pools = {pool.name for pool in _pools_of(fleet, configuration, member)}
-    return ProxySnapshot(
-        version=fleet.revision,
-        node=member.name,
-        listeners=tuple(
-            Listener(vip=vip.name, address=vip.address, port=vip.port, tls=vip.tls)
-            for vip in configuration.vips
-            if vip.mode is VipMode.TERMINATE and vip.pool in pools
-        ),
-        certificates=configuration.certificates,
-        hosts=tuple(entry.host for entry in configuration.hosts),
-        backends=tuple(entry.backend for entry in configuration.backends),
-        goodbye=_goodbye(configuration, member),
-        l4_nodes=_l4_nodes(fleet),
-    )
+    def text(self, agent: AgentIdentity) -> bytes | None:
+        """The snapshot's JSON: as `model_dump_json` writes it, but for the order of the fields."""
+        snapshot = self.snapshot(agent)
+        if snapshot is None:
+            return None
+        if isinstance(snapshot, ProxySnapshot):
+            return snapshot.model_dump_json().encode()
+        rest = snapshot.model_dump_json(exclude={"pools"}).encode()
+        pools = b",".join(self._pool_text(pool) for pool in snapshot.pools)
+        return b"".join((rest[:-1], b',"pools":[', pools, b"]}"))
 
+    def _balancer(self, node: ConfiguredNode) -> BalancerSnapshot:
+        return BalancerSnapshot.model_validate(
+            {
+                "version": self.fleet.revision,
+                "node": node.name,
+                "node_id": self.fleet.l4_ids[node.name],
+                "address": node.address,
+                "address_v6": node.address_v6,
+                "fib": node.fib,
+                "forwarding": self._forwarding,
+                "vips": tuple(self._vips.values()),
+                "pools": tuple(self._pool(pool) for pool in self.fleet.pools),
+                "bgp": node.bgp,
+            }
+        )
 
-def _goodbye(configuration: Configuration, member: FleetMember) -> Goodbye | None:
-    if member.state is MemberState.ACTIVE or member.drain is None:
-        return None
-    return Goodbye(started_at=member.drain.started_at, spread_s=configuration.spread_s, reset=member.drain.reset)
+    def _redirector(self, member: FleetMember) -> RedirectorSnapshot:
+        pools = self._pools_of(member)
+        known = {member.id}.union(*(self._ids_of[pool.name] for pool in pools))
+        sources = {other.address for other in self.fleet.members if other.id in known} | self._l4_addresses
+        names = {pool.name for pool in pools}
+        return RedirectorSnapshot(
+            version=self.fleet.revision,
+            node=member.name,
+            member_id=member.id,
+            address=member.address,
+            forwarding=self._forwarding,
+            vips=tuple(vip for vip in self._vips.values() if vip.pool in names),
+            pools=tuple(self._pool(pool) for pool in pools),
+            tunnel_sources=tuple(sorted(sources, key=lambda address: (address.version, int(address)))),
+            l4_nodes=self._l4_nodes,
+        )
 
+    def _proxy(self, member: FleetMember) -> ProxySnapshot:
+        configuration = self.configuration
+        pools = {pool.name for pool in self._pools_of(member)}
+        return ProxySnapshot(
+            version=self.fleet.revision,
+            node=member.name,
+            listeners=tuple(
+                Listener(vip=vip.name, address=vip.address, port=vip.port, tls=vip.tls)
+                for vip in configuration.vips
+                if vip.mode is VipMode.TERMINATE and vip.pool in pools
+            ),
+            certificates=configuration.certificates,
+            hosts=tuple(entry.host for entry in configuration.hosts),
+            backends=tuple(entry.backend for entry in configuration.backends),
+            goodbye=self._goodbye(member),
+            l4_nodes=self._l4_nodes,
+        )
 
-def _forwarding(fleet: FleetState, configuration: Configuration) -> ForwardingSettings:
-    return ForwardingSettings(
-        hash_key=fleet.hash_key, rows=configuration.rows, owners_per_row=configuration.owners_per_row
-    )
+    def _goodbye(self, member: FleetMember) -> Goodbye | None:
+        if member.state is MemberState.ACTIVE or member.drain is None:
+            return None
+        spread_s = self.configuration.spread_s
+        return Goodbye(started_at=member.drain.started_at, spread_s=spread_s, reset=member.drain.reset)
 
+    def _pools_of(self, member: FleetMember) -> tuple[FleetPool, ...]:
+        """Pools that the member is configured for, or that a live generation has it in."""
+        return tuple(pool for pool in self.fleet.pools if member.id in self._ids_of[pool.name])
 
-def _vips(fleet: FleetState, configuration: Configuration, pools: set[str]) -> tuple[Vip, ...]:
-    return tuple(
-        Vip(name=vip.name, id=fleet.vip_ids[vip.name], address=vip.address, port=vip.port, mode=vip.mode, pool=vip.pool)
-        for vip in configuration.vips
-        if vip.pool in pools
-    )
-
-
-def _pool_forwarding(fleet: FleetState, pool: FleetPool) -> PoolForwarding:
-    known = pool.known_ids
-    return PoolForwarding(
-        name=pool.name,
-        slot=pool.slot,
-        members=tuple(
-            Member(
-                id=member.id,
-                name=member.name,
-                address=member.address,
-                state=member.state,
-                reachable=member.reachable,
+    def _pool(self, pool: FleetPool) -> PoolForwarding:
+        if pool.name not in self._pools:
+            configured = self.configuration.pool(pool.name)
+            if configured is None:
+                raise ValueError(f"pool {pool.name} is not configured: `membership.regenerate` keeps no such pool")
+            known = self._ids_of[pool.name]
+            self._pools[pool.name] = PoolForwarding(
+                name=pool.name,
+                slot=pool.slot,
+                redirectors=configured.redirectors,
+                encapsulation=configured.encapsulation,
+                members=tuple(
+                    Member(
+                        id=member.id,
+                        name=member.name,
+                        address=member.address,
+                        state=member.state,
+                        reachable=member.reachable,
+                    )
+                    for member in self.fleet.members
+                    if member.id in known
+                ),
+                generations=tuple(live.generation for live in pool.generations),
             )
-            for member in fleet.members
-            if member.id in known
-        ),
-        generations=tuple(live.generation for live in pool.generations),
-    )
+        return self._pools[pool.name]
 
+    def _pool_text(self, pool: PoolForwarding) -> bytes:
+        if pool.name not in self._texts:
+            self._texts[pool.name] = _POOL.dump_json(pool)
+        return self._texts[pool.name]
 
-def _pools_of(fleet: FleetState, configuration: Configuration, member: FleetMember) -> tuple[FleetPool, ...]:
-    """Pools that the member is configured for, or that a live generation has it in."""
-    configured = {pool.name for pool in configuration.pools if any(other.node == member.name for other in pool.members)}
-    return tuple(pool for pool in fleet.pools if pool.name in configured or member.id in pool.known_ids)
+    @cached_property
+    def _members(self) -> dict[str, FleetMember]:
+        return {member.name: member for member in self.fleet.members}
 
+    @cached_property
+    def _ids_of(self) -> dict[str, frozenset[int]]:
+        """By pool: who may hold flows of it, or will soon. A flow table may name who is in no generation any more."""
+        ids = {}
+        for pool in self.fleet.pools:
+            configured = self.configuration.pool(pool.name)
+            names = configured.weights if configured is not None else {}
+            ids[pool.name] = pool.member_ids.union(self._members[name].id for name in names if name in self._members)
+        return ids
 
-def _l4_nodes(fleet: FleetState) -> dict[int, str]:
-    return {number: name for name, number in sorted(fleet.l4_ids.items(), key=lambda item: item[1])}
+    @cached_property
+    def _l4_addresses(self) -> frozenset[Address]:
+        l4_nodes = [node for node in self.configuration.nodes if node.kind is NodeKind.L4]
+        return frozenset(a for node in l4_nodes for a in (node.address, node.address_v6) if a is not None)
+
+    @cached_property
+    def _l4_nodes(self) -> dict[int, str]:
+        return {number: name for name, number in sorted(self.fleet.l4_ids.items(), key=lambda item: item[1])}
+
+    @cached_property
+    def _forwarding(self) -> ForwardingSettings:
+        return ForwardingSettings(
+            hash_key=self.fleet.hash_key,
+            rows=self.configuration.rows,
+            owners_per_row=self.configuration.owners_per_row,
+        )
+
+    @cached_property
+    def _vips(self) -> dict[str, Vip]:
+        pools = {pool.name for pool in self.fleet.pools}
+        return {
+            vip.name: Vip(
+                name=vip.name,
+                id=self.fleet.vip_ids[vip.name],
+                address=vip.address,
+                prefix_length=vip.prefix_length,
+                protocol=vip.protocol,
+                port=vip.port,
+                last_port=vip.last_port,
+                mode=vip.mode,
+                pool=vip.pool,
+                flow_hash=vip.flow_hash,
+                quic=vip.quic,
+            )
+            for vip in self.configuration.vips
+            if vip.pool in pools
+        }

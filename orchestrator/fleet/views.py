@@ -1,6 +1,6 @@
 """What operators see: pure functions of the present state and the reports."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import lru_cache
 
@@ -29,6 +29,8 @@ from orchestrator.fleet.ledger import Present
 from orchestrator.fleet.membership import active_members, shown_state
 from orchestrator.fleet.progress import drain_obstacles, joining_obstacles, needs
 from orchestrator.fleet.reports import ReportBoard
+from orchestrator.fleet.roles import expected_roles
+from orchestrator.fleet.uncounted import all_uncounted_vips
 
 #: How long before its end a host's certificate is warned about.
 CERTIFICATE_WARNING = timedelta(days=14)
@@ -49,14 +51,16 @@ def status_view(present: Present, board: ReportBoard, wall: float) -> StatusView
 def node_views(present: Present, board: ReportBoard) -> tuple[NodeView, ...]:
     """Configured nodes, and those that left and are still known to a live generation."""
     views = []
+    members = {member.name: member for member in present.fleet.members}
+    expected = expected_roles(present.fleet, present.configuration)
     for node in present.configuration.nodes:
-        member = present.fleet.member(node.name)
-        agents = tuple(_agent(present, board, node.name, role) for role in ROLES_OF_KIND[node.kind])
+        member = members.get(node.name)
+        agents = _agents(present, board, node.name, node.kind, expected)
         state = shown_state(present.fleet, member) if member and node.kind is NodeKind.PROXY else None
         views.append(NodeView(name=node.name, kind=node.kind, address=node.address, agents=agents, state=state))
     for member in present.fleet.members:
         if present.configuration.node(member.name) is None:
-            agents = tuple(_agent(present, board, member.name, role) for role in ROLES_OF_KIND[NodeKind.PROXY])
+            agents = _agents(present, board, member.name, NodeKind.PROXY, expected)
             views.append(
                 NodeView(
                     name=member.name,
@@ -82,6 +86,8 @@ def pool_views(present: Present, board: ReportBoard) -> tuple[PoolView, ...]:
                 slot=pool.slot,
                 min_active=configured.min_active,
                 active=len(active_members(present.fleet, configured)),
+                encapsulation=configured.encapsulation,
+                redirectors=configured.redirectors,
                 members=_members(present, board, configured, pool),
                 generations=tuple(
                     GenerationView(
@@ -170,18 +176,21 @@ def drain_view(present: Present, board: ReportBoard, wall: float, member: FleetM
     deadline_at = drain.deadline_at if drain else None
     obstacles = joining_obstacles(present.fleet, present.configuration, board, member)
     joining = tuple(dict.fromkeys(obstacle for each in obstacles.values() for obstacle in each))
+    blocked_by = drain_obstacles(present.fleet, present.configuration, board, member, wall) if is_draining else joining
     return DrainView(
         node=member.name,
         state=shown_state(present.fleet, member),
         started_at=drain.started_at if drain else None,
         deadline_at=deadline_at,
-        overdue=is_draining and deadline_at is not None and deadline_at <= wall,
+        # At the deadline, flows that nobody counts stand in the way no longer: it is about to be drained.
+        overdue=is_draining and deadline_at is not None and deadline_at <= wall and bool(blocked_by),
         force=drain is not None and drain.force,
         drained_at=drain.drained_at if drain else None,
         flows_at_start=drain.flows_at_start if drain else None,
         flows_open=board.flows_open(member.name),
         by_protocol=dict(sorted(proxy.open_flows.items())) if proxy else {},
-        blocked_by=drain_obstacles(present.fleet, present.configuration, board, member) if is_draining else joining,
+        blocked_by=blocked_by,
+        uncounted=all_uncounted_vips(present.fleet, present.configuration, board, member) if drain else (),
     )
 
 
@@ -200,6 +209,21 @@ def table_views(present: Present, board: ReportBoard) -> tuple[TableView, ...]:
     return tuple(views)
 
 
+def _agents(
+    present: Present,
+    board: ReportBoard,
+    node: str,
+    kind: NodeKind,
+    expected: Mapping[str, tuple[AgentRole, ...]],
+) -> tuple[AgentView, ...]:
+    """Those that the node is to run, and others that run there all the same."""
+    return tuple(
+        _agent(present, board, node, role)
+        for role in ROLES_OF_KIND[kind]
+        if role in expected[node] or board.fresh(node, role) is not None
+    )
+
+
 def _agent(present: Present, board: ReportBoard, node: str, role: AgentRole) -> AgentView:
     report = board.last(node, role)
     return AgentView(
@@ -215,10 +239,11 @@ def _agent(present: Present, board: ReportBoard, node: str, role: AgentRole) -> 
 def _members(
     present: Present, board: ReportBoard, configured: ConfiguredPool, pool: FleetPool
 ) -> tuple[MemberView, ...]:
-    weights = {member.node: member.weight for member in configured.members}
+    weights = configured.weights
+    known = pool.known_ids
     views = []
     for member in present.fleet.members:
-        if member.name not in weights and member.id not in pool.known_ids:
+        if member.name not in weights and member.id not in known:
             continue
         proxy = board.proxy(member.name)
         census = board.census(member.name, pool.name, fresh=True)

@@ -39,7 +39,7 @@ def start(play: Playbook, name: str, deadline_s: float | None = None, force: boo
 def obstacles(play: Playbook, name: str) -> str:
     member = play.fleet.member(name)
     assert member is not None
-    return "; ".join(drain_obstacles(play.fleet, play.config, play.board, member))
+    return "; ".join(drain_obstacles(play.fleet, play.config, play.board, member, play.now))
 
 
 def goodbye(play: Playbook, name: str) -> object:

@@ -18,7 +18,7 @@ from orchestrator.contract.client import SnapshotRefused, run_agent
 from orchestrator.contract.join import JoinFailed, join
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.report import Report, Status
-from orchestrator.contract.snapshot import Snapshot
+from orchestrator.contract.snapshot import SNAPSHOT, Snapshot
 from orchestrator.contract.state_directory import NotJoined, SnapshotUnreadable, StateDirectory
 from orchestrator.fleet.control import Control
 from tests.orchestrator.fleets import PLATFORM, files, proxy_status
@@ -198,7 +198,7 @@ async def test_a_snapshot_for_another_agent_is_not_applied(live: LiveOrchestrato
         other = await live.joined(control, "proxy-2", AgentRole.REDIRECTOR)
         snapshot = await control.next_snapshot(other.identity(), 0, 1)
     assert snapshot is not None
-    state.save_snapshot(snapshot)
+    state.save_snapshot(SNAPSHOT.validate_json(snapshot))
     agent = Recorder()
     async with agent_running(agent, state):
         await trio.testing.wait_all_tasks_blocked(0.05)
