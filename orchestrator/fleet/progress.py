@@ -9,7 +9,7 @@ Pools without redirectors need no generation but the newest: L4 nodes remember e
 for, and no redirector, unless one runs all the same (to decapsulate): then it is waited for as long as it reports.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from orchestrator.config.configuration import Configuration
 from orchestrator.contract.node import AgentRole, NodeKind
@@ -35,11 +35,26 @@ def joining_obstacles(
     fleet: FleetState, configuration: Configuration, board: ReportBoard, member: FleetMember
 ) -> dict[str, tuple[str, ...]]:
     """Pool that the member joins → why it is not given rows there yet, in words; empty when it can be."""
-    return {
-        pool.name: tuple(_joining_obstacles(fleet, configuration, board, pool, member))
-        for pool in fleet.pools
-        if member.id in pool.joining
-    }
+    return all_joining_obstacles(fleet, configuration, board, (member,)).get(member.name, {})
+
+
+def all_joining_obstacles(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, members: Iterable[FleetMember]
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The same by member, for those who join. What all who join wait for is looked at once."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    pools = [pool for pool in fleet.pools if pool.joining]
+    fellows: dict[tuple[str, int], tuple[str, ...]] = {}
+    for member in members if pools else ():
+        for pool in pools:
+            revision = pool.joining.get(member.id)
+            if revision is None:
+                continue
+            if (pool.name, revision) not in fellows:
+                fellows[pool.name, revision] = tuple(_fellows_behind(fleet, configuration, board, pool, revision))
+            own = _joining_obstacles(configuration, board, pool, member, revision)
+            found.setdefault(member.name, {})[pool.name] = tuple(dict.fromkeys((*own, *fellows[pool.name, revision])))
+    return found
 
 
 def needs(
@@ -162,23 +177,26 @@ def _counted_flows(
 
 
 def _joining_obstacles(
-    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool, member: FleetMember
+    configuration: Configuration, board: ReportBoard, pool: FleetPool, member: FleetMember, revision: int
 ) -> Iterator[str]:
-    """It must be able to take flows, to pass on those of others, and to be believed when it does."""
-    revision = pool.joining[member.id]
+    """It must be able to take flows, and to pass on those of others."""
     redirector = board.redirector(member.name)
     if redirector is not None or has_redirectors(configuration, pool):
         yield from _not_applied(board, member.name, AgentRole.REDIRECTOR, revision, f"pool {pool.name}")
     if is_terminated(configuration, pool):
         yield from _not_applied(board, member.name, AgentRole.PROXY, revision, f"pool {pool.name}")
+    if redirector is not None and redirector.xdp_mode == "detached" and has_redirectors(configuration, pool):
+        yield f"no redirector is attached to {redirector.interface} of {member.name}"
+
+
+def _fellows_behind(
+    fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool, revision: int
+) -> Iterator[str]:
+    """Who joins must be believed when it passes flows on; and there must be room for a generation."""
     if has_redirectors(configuration, pool):
-        if redirector is not None and redirector.xdp_mode == "detached":
-            yield f"no redirector is attached to {redirector.interface} of {member.name}"
         known = pool.known_ids
         for fellow in fleet.members:
-            if fellow.id == member.id or fellow.id not in known:
-                continue
-            if not board.is_silent(fellow.name, AgentRole.REDIRECTOR):
+            if fellow.id in known and not board.is_silent(fellow.name, AgentRole.REDIRECTOR):
                 yield from _not_applied(board, fellow.name, AgentRole.REDIRECTOR, revision, f"pool {pool.name}")
     if len(pool.generations) >= MAX_LIVE_GENERATIONS:
         yield f"pool {pool.name} has {MAX_LIVE_GENERATIONS} live generations"

@@ -12,7 +12,7 @@ from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.document import FleetPool, FleetRefused, FleetState
 from orchestrator.fleet.drain import finish, reset_when_due
 from orchestrator.fleet.membership import regenerate
-from orchestrator.fleet.progress import drain_obstacles, joining_obstacles, retirable
+from orchestrator.fleet.progress import all_joining_obstacles, drain_obstacles, retirable
 from orchestrator.fleet.reports import ReportBoard
 
 log = logging.getLogger(__name__)
@@ -66,10 +66,11 @@ def advance(
         if holds.held_for(("gone", member.name), now) >= DRAINED_HOLD_S:
             fleet = finish(fleet, member.name, wall)
     pools = tuple(_without_unneeded(pool, unneeded[pool.name], holds, now, retire_hold_s) for pool in fleet.pools)
+    ids = {member.name: member.id for member in fleet.members}
     ready = {
-        (pool, member.id)
-        for member in fleet.members
-        for pool, obstacles in joining_obstacles(fleet, configuration, board, member).items()
+        (pool, ids[name])
+        for name, by_pool in all_joining_obstacles(fleet, configuration, board, fleet.members).items()
+        for pool, obstacles in by_pool.items()
         if not obstacles
     }
     if pools != fleet.pools or ready:

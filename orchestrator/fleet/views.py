@@ -27,7 +27,7 @@ from orchestrator.fleet.authority import utc_now
 from orchestrator.fleet.document import FleetMember, FleetPool
 from orchestrator.fleet.ledger import Present
 from orchestrator.fleet.membership import active_members, shown_state
-from orchestrator.fleet.progress import drain_obstacles, joining_obstacles, needs
+from orchestrator.fleet.progress import all_joining_obstacles, drain_obstacles, joining_obstacles, needs
 from orchestrator.fleet.reports import ReportBoard
 from orchestrator.fleet.roles import expected_roles
 from orchestrator.fleet.uncounted import all_uncounted_vips
@@ -282,10 +282,11 @@ def _warnings(present: Present, board: ReportBoard) -> Iterator[str]:
                 yield f"{who} refused revision {agent.nack.version}: {agent.nack.reason}"
             if not agent.connected and board.is_silent(node.name, agent.role):
                 yield board.silence_in_words(node.name, agent.role)
-    for member in present.fleet.members:
-        for pool_name, obstacles in joining_obstacles(present.fleet, present.configuration, board, member).items():
+    joining = all_joining_obstacles(present.fleet, present.configuration, board, present.fleet.members)
+    for name, by_pool in joining.items():
+        for pool_name, obstacles in by_pool.items():
             if obstacles:
-                yield f"{member.name} takes no new flows of pool {pool_name} yet: {obstacles[0]}"
+                yield f"{name} takes no new flows of pool {pool_name} yet: {obstacles[0]}"
     for table in table_views(present, board):
         if table.table.overflowed_rows:
             yield f"{table.node}: {table.table.overflowed_rows} rows of pool {table.table.pool} have owners too many"
