@@ -74,6 +74,8 @@ class Traffic:
     packets_of_vip: dict[str, int]
     octets_of_vip: dict[str, int]
     packets_to_member: dict[str, int]
+    dropped_of_vip: dict[tuple[str, str], int]
+    """By VIP and reason."""
 
 
 class BalancerAgent:
@@ -337,12 +339,19 @@ class BalancerAgent:
 
     def _read_traffic(self) -> Traffic:
         if self._program is None or self._plan is None:
-            return Traffic({}, {}, {})
+            return Traffic({}, {}, {}, {})
         of_vip = self._program.vip_counters()
         to_member = self._program.member_counters()
+        drops = self._program.vip_drops()
         snapshot = self._plan.snapshot
+        name_of_vip = {vip.id: vip.name for vip in snapshot.vips}
         return Traffic(
             packets_of_vip={vip.name: of_vip.get(vip.id, (0, 0))[0] for vip in snapshot.vips},
             octets_of_vip={vip.name: of_vip.get(vip.id, (0, 0))[1] for vip in snapshot.vips},
             packets_to_member={m.name: to_member.get(m.id, 0) for pool in snapshot.pools for m in pool.members},
+            dropped_of_vip={
+                (name_of_vip[vip_id], reason): packets
+                for (vip_id, reason), packets in sorted(drops.items())
+                if vip_id in name_of_vip
+            },
         )

@@ -4,7 +4,6 @@ Making the object compiles and loads the program and takes up its pinned maps, w
 can be fed before `attach`; the program and its maps stay when the process exits. Not to be used by two threads at once.
 """
 
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from l4.pins import prepare_pins, remove_pins
 from l4.program_error import ProgramError
 from l4.program_loader import LoadedProgram
 from l4.shared_maps import U32, Counters, Members, swap_inner_map, total
+from l4.vip_counters import VipCounters
 from l4.vip_maps import VipMaps
 
-_TRAFFIC = struct.Struct("=QQ")
 _OWNERS_OCTETS = 8
 
 
@@ -40,10 +39,10 @@ class BalancerProgram:
         self._settings = self._pins.open("settings")
         self._vips = VipMaps(self._pins, max_vips)
         self._tables = self._pins.open("tables")
-        self._vip_traffic = self._pins.open("vip_traffic")
         self._member_packets = self._pins.open("member_packets")
         self._members = Members(self._pins)
         self._counters = Counters(self._pins, self.NAME)
+        self._vip_counters = VipCounters(self._pins, self._counters.names)
 
     @property
     def descriptor(self) -> int:
@@ -84,6 +83,7 @@ class BalancerProgram:
     def set_vips(self, vips: Sequence[VipEntry]) -> None:
         """Makes the VIPs those given. Each packet finds its VIP as it was before or as it is now."""
         self._vips.set_vips(vips)
+        self._vip_counters.forget_all_but(self._vips.ids)
 
     def set_quic_servers(self, servers: Mapping[tuple[int, int], int]) -> None:
         """Makes the members that QUIC connection ids can name those given: ids by slot and server id."""
@@ -120,11 +120,11 @@ class BalancerProgram:
 
     def vip_counters(self) -> dict[int, tuple[int, int]]:
         """Packets and octets (of inner IP packets) forwarded, by id of the present VIPs."""
-        result = {}
-        for vip_id in self._vips.ids:
-            per_cpu = list(_TRAFFIC.iter_unpack(self._vip_traffic.lookup(U32.pack(vip_id)) or b""))
-            result[vip_id] = (sum(packets for packets, _ in per_cpu), sum(octets for _, octets in per_cpu))
-        return result
+        return self._vip_counters.forwarded(self._vips.ids)
+
+    def vip_drops(self) -> dict[tuple[int, str], int]:
+        """Packets to VIPs that were dropped, by the VIP's id and the name of the counter that says why."""
+        return self._vip_counters.dropped()
 
     def member_counters(self) -> dict[int, int]:
         """Packets sent to each present member, by its id."""

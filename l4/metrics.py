@@ -24,6 +24,12 @@ async def balancer_metrics(agent: BalancerAgent) -> list[Metric]:
         *_common(status, agent.snapshot.version if agent.snapshot else None),
         _counter("vip_packets", "Packets forwarded", ("vip",), _labelled(traffic.packets_of_vip)),
         _counter("vip_octets", "Octets of forwarded IP packets", ("vip",), _labelled(traffic.octets_of_vip)),
+        _counter(
+            "vip_dropped_packets",
+            "Packets to a VIP that were dropped, by the counter that says why",
+            ("vip", "reason"),
+            traffic.dropped_of_vip.items(),
+        ),
         _counter("member_packets", "Packets sent to a member", ("member",), _labelled(traffic.packets_to_member)),
         _gauge(
             "vip_announced",

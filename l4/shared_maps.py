@@ -45,11 +45,12 @@ class Counters:
 
     def __init__(self, pins: ProgramPins, program: str) -> None:
         self._map = pins.open("counters")
-        self._names = counter_names(program.upper())
+        self.names = counter_names(program.upper())
+        """By index."""
 
     def read(self) -> dict[str, int]:
         """All counters by name, summed over CPUs."""
-        return {name: total(self._map.lookup(U32.pack(index))) for index, name in enumerate(self._names)}
+        return {name: total(self._map.lookup(U32.pack(index))) for index, name in enumerate(self.names)}
 
 
 def total(per_cpu: bytes | None) -> int:

@@ -1,7 +1,9 @@
 """Programs on real interfaces: a veth pair between a client and a node, with traffic through the kernel."""
 
+import json
 import os
 import socket
+import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -61,6 +63,26 @@ def test_twenty_replacements_and_a_hundred_table_swaps_under_traffic_lose_nothin
     assert sent > 1000
     assert lost == 0
     BalancerProgram.detach(NODE)
+
+
+def state_of(interface: str) -> tuple[object, ...]:
+    """All that `ip` and `ethtool` say: programs, MTU, promiscuity, queues, offloads."""
+
+    def ask(*command: str) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    return json.loads(ask("ip", "-d", "-j", "link", "show", interface)), ask("ethtool", "-k", interface)
+
+
+@pytest.mark.parametrize("mode", [XdpMode.NATIVE, XdpMode.GENERIC])
+def test_detach_leaves_the_interface_as_it_was(pair: None, balancer: BalancerProgram, mode: XdpMode) -> None:
+    feed(balancer)
+    before = state_of(NODE)
+    balancer.attach(NODE, mode)
+    balancer.attach(NODE, XdpMode.AUTO)
+    assert state_of(NODE) != before
+    assert BalancerProgram.detach(NODE)
+    assert state_of(NODE) == before
 
 
 def test_program_stays_when_its_loader_exits(pair: None, bpffs: Path, balancer: BalancerProgram) -> None:

@@ -9,7 +9,7 @@ import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from l4.attachment import XdpMode
-from l4.balancer import BalancerAgent
+from l4.balancer import BalancerAgent, Traffic
 from l4.bird import Bird
 from l4.metrics import balancer_metrics, exposition
 from l4.metrics_server import MAX_CONNECTIONS, MAX_REQUEST, serve_metrics
@@ -82,3 +82,21 @@ async def test_an_agent_without_a_snapshot_has_metrics_all_the_same(tmp_path: Pa
     assert samples["edge_l4_snapshot_version",] == 0
     assert samples["edge_l4_snapshots_refused_total",] == 0
     assert samples["edge_l4_xdp_mode", "eth0", "detached"] == 1
+
+
+async def test_traffic_is_told_by_vip_member_and_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = BalancerAgent(interface="eth0", bpffs=tmp_path, xdp_mode=XdpMode.AUTO, bird=Bird(tmp_path))
+
+    async def traffic() -> Traffic:
+        return Traffic({"web": 5}, {"web": 200}, {"proxy-1": 5}, {("web", "fragment"): 2, ("web", "no_table"): 1})
+
+    monkeypatch.setattr(agent, "traffic", traffic)
+    text = exposition(await balancer_metrics(agent)).decode()
+    for line in (
+        'edge_l4_vip_packets_total{vip="web"} 5.0',
+        'edge_l4_vip_octets_total{vip="web"} 200.0',
+        'edge_l4_member_packets_total{member="proxy-1"} 5.0',
+        'edge_l4_vip_dropped_packets_total{reason="fragment",vip="web"} 2.0',
+        'edge_l4_vip_dropped_packets_total{reason="no_table",vip="web"} 1.0',
+    ):
+        assert line in text.splitlines()
