@@ -15,7 +15,7 @@ EXTENSION := l4/table_build$(shell $(PYTHON) -c 'import sysconfig; print(sysconf
 
 # What the product runs on, what the tests and benches need, what the lint needs.
 PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2 iproute2 ethtool procps \
-            openssl curl jq tcpdump nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
+            openssl curl jq tcpdump tshark nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
 
 .PHONY: help setup check-system packages lint format test-fast test demo bench-l4 clean lock
 

@@ -18,10 +18,10 @@ Theory of operation
 import functools
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeVar
 
 import trio
 
@@ -35,9 +35,10 @@ from l4.direct_return import DirectReturnError, hide_vips_from_neighbours
 from l4.entries import BalancerSettings, MemberEntry, VipEntry
 from l4.forwarding import ForwardingTable, GenerationTables, build_table, describe
 from l4.interface import InterfaceError, look_up_interface
-from l4.program_error import ProgramError
+from l4.program_error import NotInService, ProgramError
 from l4.reload import NotReloaded, Replacement
 from l4.snapshot_entries import member_entries, vip_entries
+from l4.tap import Tap
 from l4.vip_sets import quic_servers
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import BalancerStatus, TableStatus
@@ -76,6 +77,9 @@ class Traffic:
     packets_to_member: dict[str, int]
     dropped_of_vip: dict[tuple[str, str], int]
     """By VIP and reason."""
+
+
+T = TypeVar("T")
 
 
 class BalancerAgent:
@@ -144,6 +148,8 @@ class BalancerAgent:
             try:
                 before = attached_program(self._interface)
                 program = await trio.to_thread.run_sync(functools.partial(BalancerProgram, self._bpffs, rows=rows))
+                if self._program is not None:
+                    program.show_to_tap(self._program.is_tapped)  # a capture goes on
                 await self._switch(program, self._plan)
                 after = attached_program(self._interface)
             except _FAILURES as error:
@@ -171,6 +177,16 @@ class BalancerAgent:
         """Totals by VIP and member, for metrics."""
         async with self._turn:
             return await trio.to_thread.run_sync(self._read_traffic)
+
+    async def inspect(self, look: Callable[[BalancerProgram, BalancerSnapshot], T]) -> T:
+        """What `look` makes of the running program and its snapshot, in a thread, between two changes of them.
+
+        Raises NotInService.
+        """
+        async with self._turn:
+            if self._program is None or self._plan is None:
+                raise NotInService("no snapshot is in service yet")
+            return await trio.to_thread.run_sync(look, self._program, self._plan.snapshot)
 
     async def keep_announcing(self) -> NoReturn:
         """Task: withholds what cannot be served any more, announces what can be again, keeps BIRD running."""
@@ -210,7 +226,12 @@ class BalancerAgent:
         """The program for tables of this size; another than the running one changes nothing until it is attached."""
         if self._program is not None and self._program.rows == rows:
             return self._program
-        return BalancerProgram(self._bpffs, rows=rows)
+        program = BalancerProgram(self._bpffs, rows=rows)
+        if self._program is None:
+            Tap.clear(program.pins)  # of a capture whose agent died in the middle of it
+        else:
+            program.show_to_tap(self._program.is_tapped)  # a capture goes on
+        return program
 
     async def _switch(self, program: BalancerProgram, plan: _Plan) -> None:
         """From the running plan to another. Puts the running one back if that fails, and raises what failed."""

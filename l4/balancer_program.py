@@ -4,21 +4,25 @@ Making the object compiles and loads the program and takes up its pinned maps, w
 can be fed before `attach`; the program and its maps stay when the process exits. Not to be used by two threads at once.
 """
 
+import itertools
+import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from l4 import attachment
 from l4.attachment import XdpMode
 from l4.bpf_map import MAPPABLE, Map
 from l4.entries import BalancerSettings, MemberEntry, VipEntry
-from l4.pins import prepare_pins, remove_pins
+from l4.pins import ProgramPins, prepare_pins, remove_pins
 from l4.program_error import ProgramError
 from l4.program_loader import LoadedProgram
 from l4.shared_maps import U32, Counters, Members, swap_inner_map, total
 from l4.vip_counters import VipCounters
 from l4.vip_maps import VipMaps
 
-_OWNERS_OCTETS = 8
+_OWNERS = struct.Struct("=4H")
+_OWNERS_OCTETS = _OWNERS.size
 
 
 class BalancerProgram:
@@ -35,14 +39,24 @@ class BalancerProgram:
         """
         self.rows = rows
         self._pins = prepare_pins(bpffs, self.NAME, {"tables": rows})
-        self._program = LoadedProgram("balancer.c", self.FUNCTION, self._pins, {"ROWS": rows, "MAX_VIPS": max_vips})
+        self.definitions: dict[str, str | int] = {"ROWS": rows, "MAX_VIPS": max_vips}
+        """With which it was compiled."""
+        self._program = LoadedProgram("balancer.c", self.FUNCTION, self._pins, self.definitions)
         self._settings = self._pins.open("settings")
+        self._current_settings: BalancerSettings | None = None
+        self.is_tapped = False
+        """Whether packets that are finished with are shown to the tap."""
         self._vips = VipMaps(self._pins, max_vips)
         self._tables = self._pins.open("tables")
         self._member_packets = self._pins.open("member_packets")
         self._members = Members(self._pins)
         self._counters = Counters(self._pins, self.NAME)
         self._vip_counters = VipCounters(self._pins, self._counters.names)
+
+    @property
+    def pins(self) -> ProgramPins:
+        """Where its maps are pinned."""
+        return self._pins
 
     @property
     def descriptor(self) -> int:
@@ -77,8 +91,15 @@ class BalancerProgram:
             )
         if len(settings.hash_key) != 16:
             raise ProgramError(f"the flow hash's key has 16 octets, not {len(settings.hash_key)}")
-        value = settings.packed
+        value = replace(settings, tap=self.is_tapped).packed
         swap_inner_map(self._settings, 0, "settings", value, len(value))
+        self._current_settings = settings
+
+    def show_to_tap(self, is_tapped: bool) -> None:
+        """Whether packets that are finished with are shown to the tap (l4/tap.py), now and under later settings."""
+        self.is_tapped = is_tapped
+        if self._current_settings is not None:
+            self.set_settings(self._current_settings)
 
     def set_vips(self, vips: Sequence[VipEntry]) -> None:
         """Makes the VIPs those given. Each packet finds its VIP as it was before or as it is now."""
@@ -113,6 +134,19 @@ class BalancerProgram:
             return None
         with Map.by_id(U32.unpack(inner)[0]) as table:
             return table.read_array()
+
+    def read_row(self, slot: int, row: int) -> tuple[int, ...]:
+        """The owners of one row of the slot's table, newest first; none if the row or the table is empty."""
+        inner = self._tables.lookup(U32.pack(slot))
+        if inner is None:
+            return ()
+        with Map.by_id(U32.unpack(inner)[0]) as table:
+            owners = _OWNERS.unpack(table.lookup(U32.pack(row)) or bytes(_OWNERS_OCTETS))
+        return tuple(itertools.takewhile(bool, owners))
+
+    def read_member(self, member_id: int) -> MemberEntry | None:
+        """A member as the kernel holds it; None if it is not known there."""
+        return self._members.read(member_id)
 
     def counters(self) -> dict[str, int]:
         """All counters by name, summed over CPUs. They survive restarts. docs/protocol.md says what each counts."""

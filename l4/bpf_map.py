@@ -54,10 +54,10 @@ class Map:
         kind, self._id, key_size, value_size, max_entries, flags = struct.unpack("=6I", information(descriptor, 24))
         self.shape = MapShape(kind, key_size, value_size, max_entries, flags)
         per_cpu = kind in _PER_CPU
-        self._value_octets = (value_size + 7) // 8 * 8 * possible_cpus() if per_cpu else value_size
+        self.value_octets = (value_size + 7) // 8 * 8 * possible_cpus() if per_cpu else value_size
         # Buffers of the single look-up, made once: making them costs more than the system call.
         self._key = ctypes.create_string_buffer(key_size)
-        self._value = ctypes.create_string_buffer(self._value_octets)
+        self._value = ctypes.create_string_buffer(self.value_octets)
         self._element = attributes(
             struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(self._key), ctypes.addressof(self._value), 0)
         )
@@ -152,7 +152,7 @@ class Map:
         count = min(_BATCH, self.shape.max_entries)
         size = self.shape.key_size
         keys = ctypes.create_string_buffer(size * count)
-        values = ctypes.create_string_buffer(self._value_octets * count)
+        values = ctypes.create_string_buffer(self.value_octets * count)
         position = ctypes.create_string_buffer(max(size, 8))  # a key, or the number of a bucket
         following = ctypes.create_string_buffer(max(size, 8))
         has_more, begins_at = True, 0
@@ -167,7 +167,7 @@ class Map:
             for n in range(copied):
                 yield (
                     all_keys[n * size : (n + 1) * size],
-                    all_values[n * self._value_octets : (n + 1) * self._value_octets],
+                    all_values[n * self.value_octets : (n + 1) * self.value_octets],
                 )
             position.raw = following.raw
             begins_at = ctypes.addressof(position)
@@ -176,7 +176,7 @@ class Map:
         """Sets many values in one call, one after the other."""
         if entries:
             keys = ctypes.create_string_buffer(b"".join(entries), len(entries) * self.shape.key_size)
-            values = ctypes.create_string_buffer(b"".join(entries.values()), len(entries) * self._value_octets)
+            values = ctypes.create_string_buffer(b"".join(entries.values()), len(entries) * self.value_octets)
             bpf(Command.MAP_UPDATE_BATCH, self._batch(keys, values, len(entries), 0))
 
     def delete_many(self, keys: Collection[bytes]) -> None:
@@ -204,7 +204,7 @@ class Map:
 
     @property
     def _octets(self) -> int:
-        return int(self._value_octets * self.shape.max_entries)
+        return int(self.value_octets * self.shape.max_entries)
 
     def _read_batch(self) -> bytes:
         entries = self.shape.max_entries

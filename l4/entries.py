@@ -81,6 +81,15 @@ class MemberEntry:
         flags = 1 | self.live << 1 | (self.address.version == 6) << 2
         return _MEMBER.pack(mapped(self.address), self.mac, flags)
 
+    @classmethod
+    def unpack(cls, member_id: int, packed: bytes) -> "MemberEntry | None":
+        """What `packed` gives; None for the entry of nobody."""
+        address, mac, flags = _MEMBER.unpack(packed)
+        if not flags:
+            return None
+        parsed = IPv6Address(address) if flags & 4 else IPv4Address(address[-4:])
+        return cls(member_id, parsed, live=bool(flags & 2), mac=mac)
+
 
 @dataclass(frozen=True, slots=True)
 class BalancerSettings:
@@ -101,11 +110,13 @@ class BalancerSettings:
     """Of the interface: frames for others are not ours. Zero: any frame is taken."""
     fib: bool = False
     """Whether the kernel's routes choose the way out, instead of the arriving frame's sender."""
+    tap: bool = False
+    """Whether somebody captures: packets that are finished with are shown to the tap."""
 
     @property
     def packed(self) -> bytes:
         source_v6 = self.source_v6.packed if self.source_v6 else bytes(16)
-        flags = self.fib << 0
+        flags = self.fib << 0 | self.tap << 1
         return _BALANCER_SETTINGS.pack(
             self.hash_key, source_v6, self.source.packed, self.node_id, self.mtu, self.mac, flags
         )

@@ -34,6 +34,8 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
         "members": 2,
         "tables": 2,
         "flow_table": 2,
+        "tap_note": 1,
+        "tap_programs": 1,
     },
     "redirector": {
         "counters": 3,

@@ -7,10 +7,11 @@ agent ends: the flows of this host do not notice a restart.
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import trio
 
@@ -26,7 +27,7 @@ from l4.direct_return import (
 from l4.entries import MemberEntry
 from l4.forwarding import GenerationTables
 from l4.interface import InterfaceError, look_up_interface
-from l4.program_error import ProgramError
+from l4.program_error import NotInService, ProgramError
 from l4.redirector_program import RedirectorProgram
 from l4.reload import NotReloaded, Replacement
 from l4.snapshot_entries import member_entries
@@ -48,6 +49,9 @@ class _Plan:
     snapshot: RedirectorSnapshot
     members: tuple[MemberEntry, ...]
     census: Census
+
+
+T = TypeVar("T")
 
 
 class RedirectorAgent:
@@ -109,6 +113,16 @@ class RedirectorAgent:
         """What this host runs and holds now."""
         async with self._turn:
             return await trio.to_thread.run_sync(self._look)
+
+    async def inspect(self, look: Callable[[RedirectorProgram, RedirectorSnapshot], T]) -> T:
+        """What `look` makes of the running program and its snapshot, in a thread, between two changes of them.
+
+        Raises NotInService.
+        """
+        async with self._turn:
+            if self._program is None or self._plan is None:
+                raise NotInService("no snapshot is in service yet")
+            return await trio.to_thread.run_sync(look, self._program, self._plan.snapshot)
 
     def _plan_for(self, snapshot: RedirectorSnapshot) -> _Plan:
         """In a thread: builds generations. Raises ValueError."""

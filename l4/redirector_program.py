@@ -7,7 +7,7 @@ from pathlib import Path
 from l4 import attachment
 from l4.attachment import XdpMode
 from l4.entries import NO_MAC, MemberEntry, mapped, redirector_settings
-from l4.pins import prepare_pins, remove_pins
+from l4.pins import ProgramPins, prepare_pins, remove_pins
 from l4.program_error import ProgramError
 from l4.program_loader import LoadedProgram
 from l4.shared_maps import U32, Counters, Members, reconcile
@@ -27,6 +27,11 @@ class RedirectorProgram:
         self._sources = self._pins.open("tunnel_sources")
         self._members = Members(self._pins)
         self._counters = Counters(self._pins, self.NAME)
+
+    @property
+    def pins(self) -> ProgramPins:
+        """Where its maps are pinned."""
+        return self._pins
 
     @property
     def descriptor(self) -> int:

@@ -26,10 +26,12 @@ from l4.program_error import ProgramError
 from l4.redirector import RedirectorAgent
 from l4.redirector_program import RedirectorProgram
 from l4.reload import NotReloaded, answer_reloads, ask_for_reload, reload_on_hangup
+from l4.respondents import BalancerRespondent, RedirectorRespondent
 from l4.sole_agent import AnotherAgentRuns, sole_agent
 from orchestrator.contract.client import run_agent
 from orchestrator.contract.join import JoinFailed, join
 from orchestrator.contract.node import AgentRole
+from orchestrator.contract.respondent import Respondent
 from orchestrator.contract.state_directory import NotJoined, StateDirectory
 
 log = logging.getLogger(__name__)
@@ -169,7 +171,8 @@ def run_balancer(
     tasks: list[Task] = [agent.keep_announcing]
     if metrics is not None:
         tasks.append(functools.partial(serve_metrics, *metrics, expose))
-    _run_to_the_end(AgentRole.BALANCER, agent, StateDirectory(state), interface, _Joining(**joining), tasks)
+    respondent = BalancerRespondent(agent, interface)
+    _run_to_the_end(AgentRole.BALANCER, agent, respondent, StateDirectory(state), interface, _Joining(**joining), tasks)
 
 
 @redirector.command("run")
@@ -191,7 +194,10 @@ def run_redirector(
         return exposition(await redirector_metrics(agent))
 
     tasks: list[Task] = [] if metrics is None else [functools.partial(serve_metrics, *metrics, expose)]
-    _run_to_the_end(AgentRole.REDIRECTOR, agent, StateDirectory(state), interface, _Joining(**joining), tasks)
+    respondent = RedirectorRespondent(agent, interface)
+    _run_to_the_end(
+        AgentRole.REDIRECTOR, agent, respondent, StateDirectory(state), interface, _Joining(**joining), tasks
+    )
 
 
 @balancer.command("reload")
@@ -279,6 +285,7 @@ def _detach(role: AgentRole, interface: str, detach: Callable[[], Awaitable[None
 def _run_to_the_end(
     role: AgentRole,
     agent: _KernelAgent,
+    respondent: Respondent,
     state: StateDirectory,
     interface: str,
     joining: _Joining,
@@ -295,7 +302,12 @@ def _run_to_the_end(
                 nursery.start_soon(task)
             nursery.start_soon(answer_reloads, claim, agent)
             nursery.start_soon(reload_on_hangup, agent)
-            await run_agent(agent, state=state, ready=lambda: log.info("%s in service on %s", role, interface))
+            await run_agent(
+                agent,
+                state=state,
+                ready=lambda: log.info("%s in service on %s", role, interface),
+                respondent=respondent,
+            )
 
     reasons: list[str] = []
     try:

@@ -35,6 +35,11 @@ class Members:
             self._map.update(U32.pack(member_id), bytes(MemberEntry.SIZE))
         self._present = desired
 
+    def read(self, member_id: int) -> MemberEntry | None:
+        """A member as the kernel holds it; None if it is not known there."""
+        value = self._map.lookup(U32.pack(member_id))
+        return None if value is None else MemberEntry.unpack(member_id, value)
+
     def ids(self) -> list[int]:
         """Of the present members, in order."""
         return sorted(self._present)

@@ -13,12 +13,13 @@
 #include "link.h"
 #include "parse.h"
 #include "quic.h"
+#include "tap.h"
 #include "vips.h"
 
 static __always_inline int drop(__u32 counter)
 {
 	count(counter);
-	return XDP_DROP;
+	return because(XDP_DROP, counter, 0);
 }
 
 /* A packet without a readable flow. Only what was meant for a VIP is judged; all else is the
@@ -28,7 +29,7 @@ static __always_inline int refuse(const struct packet *packet, int result)
 	if (result == NOT_IP || !is_vip_address(&packet->flow.service))
 		return XDP_PASS;
 	count(result);
-	return result == COUNT_other_protocol ? XDP_PASS : XDP_DROP;
+	return because(result == COUNT_other_protocol ? XDP_PASS : XDP_DROP, result, 0);
 }
 
 /* A sound packet that is for no VIP. Of fragments, that is known only if their address is none. */
@@ -81,7 +82,9 @@ static __always_inline int find_special_route(struct packet *packet, const void 
 	return result;
 }
 
-int edge_balancer(struct xdp_md *ctx)
+/* The verdict, and what is to be told of it (outcome.h). `settings` are set as far as they matter.
+ */
+static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings **settings)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct balancer_settings *node;
@@ -93,7 +96,7 @@ int edge_balancer(struct xdp_md *ctx)
 	int result;
 
 	/* 1. Parse what is addressed to this node. */
-	node = find_settings();
+	*settings = node = find_settings();
 	if (!read_link((void *)(long)ctx->data, end, &link) ||
 	    (node && !is_for_mac(link.ethernet, node->mac)))
 		return XDP_PASS;
@@ -144,5 +147,17 @@ int edge_balancer(struct xdp_md *ctx)
 
 	/* 8. Count, and send. */
 	count_forwarded(vip->id, packet.length, route.owner);
+	if (unlikely(is_tapped(node)))
+		show_forwarded(ctx, XDP_TX, vip, &route, hash);
 	return XDP_TX;
+}
+
+int edge_balancer(struct xdp_md *ctx)
+{
+	struct balancer_settings *node = NULL;
+	int outcome = balance(ctx, &node);
+
+	if (unlikely(has_reason(outcome)) && node && is_tapped(node))
+		show_outcome(ctx, outcome);
+	return verdict_of(outcome);
 }

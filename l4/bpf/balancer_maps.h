@@ -5,6 +5,7 @@
 
 #include "counters.h"
 #include "flow.h"
+#include "outcome.h"
 #include "pin.h"
 
 enum balancer_counter {
@@ -33,6 +34,7 @@ struct balancer_settings {
 };
 
 #define NODE_FIB 1 /* the kernel's routes choose the way out */
+#define NODE_TAP 2 /* somebody captures: see tap.h */
 
 /* An array of one map of one entry: settings change as a whole, between two packets. */
 BPF_TABLE("array", __u32, struct balancer_settings, settings_prototype, 1);
@@ -136,7 +138,7 @@ static __always_inline int drop_from(const struct vip *vip, __u32 counter)
 		*value += 1;
 	else
 		vip_drops.update(&key, &one);
-	return XDP_DROP;
+	return because(XDP_DROP, counter, vip->id);
 }
 
 static __always_inline void count_forwarded(__u32 vip_id, __u32 bytes, __u32 member_id)

@@ -24,9 +24,8 @@ MAX_CAPTURED_PACKETS = 1_000_000
 #: One packet in so many at most.
 MAX_SAMPLE = 1_000_000
 
-#: Packets in one piece of an answer, and octets of a piece as JSON: well below what the orchestrator reads as one body.
+#: Packets in one piece of an answer. As JSON, a piece is then well below what the orchestrator reads as one body.
 MAX_PIECE_PACKETS = 128
-MAX_PIECE_OCTETS = 512 * 1024
 
 #: Seconds within which an agent takes an inquiry. It waits for nothing else: its long poll is open all the time.
 TAKE_S = 5.0

@@ -1,0 +1,92 @@
+"""Who answers operators' inquiries: for a balancer agent, and for a redirector agent."""
+
+from collections.abc import Awaitable
+
+from l4 import trace, trace_arrival
+from l4.balancer import BalancerAgent
+from l4.balancer_program import BalancerProgram
+from l4.capture import Captures
+from l4.interface import InterfaceError, look_up_interface
+from l4.program_error import NotInService, ProgramError
+from l4.redirector import RedirectorAgent
+from l4.redirector_program import RedirectorProgram
+from l4.tcp_sockets import SocketDumpError
+from orchestrator.contract.inquiry import (
+    Answer,
+    Capture,
+    Probe,
+    Question,
+    Trace,
+    TraceAnswer,
+    TraceArrival,
+    TraceArrivalAnswer,
+)
+from orchestrator.contract.respondent import InquiryRefused, Post
+from orchestrator.contract.snapshot import BalancerSnapshot, RedirectorSnapshot
+
+
+class BalancerRespondent:
+    """Answers for a balancer agent."""
+
+    def __init__(self, agent: BalancerAgent, interface: str) -> None:
+        self._agent = agent
+        self._interface = interface
+        self._captures = Captures(agent, interface)
+
+    async def respond(self, question: Question, post: Post) -> None:
+        """Raises InquiryRefused."""
+        match question:
+            case Capture():
+                await self._captures.capture(question, post)
+            case Trace():
+                await post(await _told(self._trace(question.probe)))
+            case _:
+                raise _not_for("balancer", question)
+
+    async def _trace(self, probe: Probe) -> TraceAnswer:
+        def look(program: BalancerProgram, snapshot: BalancerSnapshot) -> TraceAnswer:
+            with trace.rehearsal_of(program) as rehearsal:
+                return trace.trace(program, rehearsal, snapshot, look_up_interface(self._interface), probe)
+
+        return await self._agent.inspect(look)
+
+
+class RedirectorRespondent:
+    """Answers for a redirector agent."""
+
+    def __init__(self, agent: RedirectorAgent, interface: str) -> None:
+        self._agent = agent
+        self._interface = interface
+
+    async def respond(self, question: Question, post: Post) -> None:
+        """Raises InquiryRefused."""
+        match question:
+            case TraceArrival():
+                await post(await _told(self._trace_arrival(question.frame)))
+            case _:
+                raise _not_for("redirector", question)
+
+    async def _trace_arrival(self, frame: bytes) -> TraceArrivalAnswer:
+        def look(program: RedirectorProgram, snapshot: RedirectorSnapshot) -> TraceArrivalAnswer:
+            with trace_arrival.rehearsal_of(program) as rehearsal:
+                return trace_arrival.trace_arrival(rehearsal, snapshot, look_up_interface(self._interface), frame)
+
+        return await self._agent.inspect(look)
+
+
+async def _told(answer: Awaitable[Answer]) -> Answer:
+    """The answer, or why there is none. Raises InquiryRefused."""
+    try:
+        return await answer
+    except NotInService as error:
+        hint = "`edgectl status` shows what it waits for"
+        raise InquiryRefused("not_in_service", str(error), hint) from error
+    except ValueError as error:
+        raise InquiryRefused("bad_packet", str(error), "ask for a packet that could be") from error
+    except (ProgramError, InterfaceError, SocketDumpError, OSError) as error:
+        raise InquiryRefused("no_trace", f"the packet cannot be rehearsed: {error}", "see the agent's log") from error
+
+
+def _not_for(role: str, question: Question) -> InquiryRefused:
+    """The answer to a question that another role answers."""
+    return InquiryRefused("not_supported", f"a {role} answers no {question.kind!r}", "upgrade edge-l4 on this node")

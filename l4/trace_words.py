@@ -1,0 +1,39 @@
+"""Verdicts and counters in words, for whoever looks at three in the morning. docs/protocol.md has them all."""
+
+from orchestrator.contract.inquiry import Verdict
+
+#: `enum xdp_action`.
+VERDICTS = {0: Verdict.ABORTED, 1: Verdict.DROPPED, 2: Verdict.PASSED, 3: Verdict.SENT, 4: Verdict.SENT}
+
+#: What a counter means when it is the reason. A counter that is not here stands for itself.
+REASONS = {
+    "other_protocol": "neither TCP nor UDP nor an ICMP error",
+    "fragment": "a fragment, of which nobody could tell whose flow it is",
+    "truncated": "cut short within a header",
+    "bad_ip_header": "wrong IP version or header length",
+    "bad_ip_length": "an IP length that lies",
+    "bad_tcp_header": "an impossible TCP data offset",
+    "bad_tcp_flags": "flags that no TCP sends",
+    "foreign_quote": "an ICMP error that quotes nothing of this address",
+    "no_settings": "the agent has not set this node up yet",
+    "no_table": "the VIP's pool has no table in this kernel",
+    "empty_chain": "the row has no owner: does the pool have an active member?",
+    "packet_too_big": "encapsulated, it would exceed the interface's MTU",
+    "no_room": "no room for the encapsulation in the driver's buffer",
+    "source_refused": "its sender is neither an L4 node nor a fellow member, by this host's snapshot",
+    "malformed_outer": "outer lengths that lie, or a fragment",
+    "malformed_gue": "a tunnel header of another version or shape",
+    "local_syn": "a new flow, which belongs here",
+    "local_socket": "this host has the flow's socket",
+    "local_syncookie": "it completes a handshake by a valid SYN cookie",
+    "local_ipip": "it came without a chain, so it belongs here",
+    "local_udp": "UDP belongs where it is sent",
+    "chain_spent": "nobody in the chain knows the flow: the kernel answers RST",
+    "second_chance": "not here: sent on to the next owner",
+    "ttl_expired": "it has travelled too often",
+}
+
+
+def reason_in_words(reason: str) -> str:
+    """ "bad_tcp_flags (flags that no TCP sends)"."""
+    return f"{reason} ({REASONS[reason]})" if reason in REASONS else reason
