@@ -14,6 +14,7 @@ from l4 import attachment
 from l4.attachment import XdpMode
 from l4.bpf_map import MAPPABLE, Map
 from l4.entries import BalancerSettings, MemberEntry, VipEntry
+from l4.guard import GuardMaps
 from l4.pins import ProgramPins, prepare_pins, remove_pins
 from l4.program_error import ProgramError
 from l4.program_loader import LoadedProgram
@@ -52,6 +53,7 @@ class BalancerProgram:
         self._members = Members(self._pins)
         self._counters = Counters(self._pins, self.NAME)
         self._vip_counters = VipCounters(self._pins, self._counters.names)
+        self.guard = GuardMaps(self._pins)
 
     @property
     def pins(self) -> ProgramPins:
@@ -158,7 +160,7 @@ class BalancerProgram:
 
     def vip_drops(self) -> dict[tuple[int, str], int]:
         """Packets to VIPs that were dropped, by the VIP's id and the name of the counter that says why."""
-        return self._vip_counters.dropped()
+        return {**self._vip_counters.dropped(), **self.guard.refused(self._vips.ids)}
 
     def member_counters(self) -> dict[int, int]:
         """Packets sent to each present member, by its id."""

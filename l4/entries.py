@@ -112,11 +112,14 @@ class BalancerSettings:
     """Whether the kernel's routes choose the way out, instead of the arriving frame's sender."""
     tap: bool = False
     """Whether somebody captures: packets that are finished with are shown to the tap."""
+    lists_ipv4: bool = False
+    """Whether the guard's lists name IPv4 sources: else no packet asks them."""
+    lists_ipv6: bool = False
 
     @property
     def packed(self) -> bytes:
         source_v6 = self.source_v6.packed if self.source_v6 else bytes(16)
-        flags = self.fib << 0 | self.tap << 1
+        flags = self.fib << 0 | self.tap << 1 | self.lists_ipv4 << 2 | self.lists_ipv6 << 3
         return _BALANCER_SETTINGS.pack(
             self.hash_key, source_v6, self.source.packed, self.node_id, self.mtu, self.mac, flags
         )

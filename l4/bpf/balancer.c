@@ -10,6 +10,7 @@
 #include "encapsulate.h"
 #include "flow_table.h"
 #include "forwarding.h"
+#include "guard.h"
 #include "link.h"
 #include "parse.h"
 #include "quic.h"
@@ -78,7 +79,7 @@ static __always_inline int find_special_route(struct packet *packet, const void 
 		return ROUTED;
 	result = find_route_by_row(vip, hash, route);
 	if (result == ROUTED && (vip->flags & VIP_FLOW_TABLE))
-		remember_flow(packet, route);
+		remember_flow(packet, vip, route);
 	return result;
 }
 
@@ -119,6 +120,9 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 		count(COUNT_icmp_errors);
 
 	/* 3. Is it welcome? */
+	result = guard_packet(&packet, vip, node);
+	if (unlikely(result != ADMITTED))
+		return refuse_from(vip, result);
 
 	/* 4. Ping: answered here. */
 

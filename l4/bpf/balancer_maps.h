@@ -33,8 +33,10 @@ struct balancer_settings {
 	__u16 flags;
 };
 
-#define NODE_FIB 1 /* the kernel's routes choose the way out */
-#define NODE_TAP 2 /* somebody captures: see tap.h */
+#define NODE_FIB 1	  /* the kernel's routes choose the way out */
+#define NODE_TAP 2	  /* somebody captures: see tap.h */
+#define NODE_LISTS_IPV4 4 /* the guard's lists name IPv4 sources */
+#define NODE_LISTS_IPV6 8
 
 /* An array of one map of one entry: settings change as a whole, between two packets. */
 BPF_TABLE("array", __u32, struct balancer_settings, settings_prototype, 1);

@@ -38,7 +38,13 @@
 	X(icmp_errors)                                                                             \
 	X(no_owner)                                                                                \
 	X(quic_by_server_id)                                                                       \
-	X(quic_unknown_server)
+	X(quic_unknown_server)                                                                     \
+	X(blocked)                                                                                 \
+	X(syn_source_limit)                                                                        \
+	X(syn_vip_limit)                                                                           \
+	X(new_flow_limit)                                                                          \
+	X(syn_retransmissions)                                                                     \
+	X(flows_not_remembered)
 
 #define REDIRECTOR_COUNTERS(X)                                                                     \
 	X(source_refused)                                                                          \

@@ -10,6 +10,7 @@
 #include <uapi/linux/in.h>
 
 #include "forwarding.h"
+#include "guard_limits.h"
 
 #ifndef FLOW_TABLE_ENTRIES	  /* a rehearsal needs fewer: l4/rehearsal.py */
 #define FLOW_TABLE_ENTRIES 262144 /* about 40 MB; the oldest flows make room for new ones */
@@ -77,11 +78,14 @@ static __always_inline void recall_flow(struct packet *packet, struct route *rou
  * failed, and are to survive the next change of the table, too. What ends a flow, or is only about
  * it, begins none.
  */
-static __always_inline void remember_flow(struct packet *packet, const struct route *route)
+static __always_inline void remember_flow(struct packet *packet, const struct vip *vip,
+					  const struct route *route)
 {
 	struct flow_owner owner = {.id = route->owner};
 
 	if (packet->is_icmp_error || (packet->tcp_flags & (TCP_FIN | TCP_RST)))
+		return;
+	if (!is_syn(packet) && !new_flow_admitted(vip->id))
 		return;
 	if (packet->flow.service.protocol == IPPROTO_UDP)
 		owner.last_seen = now_s();

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Who is on the operator's lists? Asked of every packet to a VIP once there are lists, so the
+ * answer must cost little however long they are. The most specific prefix decides.
+ *
+ * IPv4 is worked out beforehand (l4/guard_lists.py), as Gupta, Lin and McKeown did for routes
+ * ("Routing lookups in hardware at memory access speeds", 1998): two bits for each /24, and only
+ * where the addresses within differ, two bits for each of them. Two look-ups, sometimes three, all
+ * in arrays, where a trie walks a dozen nodes. New lists are compiled aside and swapped in.
+ *
+ * IPv6 has a trie, behind a filter that knows most addresses to have nothing listed near them.
+ */
+#ifndef EDGE_GUARD_LISTS_H
+#define EDGE_GUARD_LISTS_H
+
+#include "balancer_maps.h"
+#include "packet.h"
+
+#define MAX_LISTED 65536 /* prefixes of each family */
+
+enum listing {
+	UNLISTED = 0,
+	BLOCKED = 1,
+	ALLOWED = 2, /* neither blocked nor limited */
+	DIFFERS = 3, /* of a /24: from address to address */
+};
+
+#define LISTING_BITS 2
+
+/*
+ * First, by address, words that each tell of 16 networks: their listings in the low half, and in
+ * the high half where the addresses of those that differ begin. These come thereafter, a block of
+ * 256 for each such network, in the order of their words.
+ */
+#define BLOCK_WORDS 8
+#define NETWORKS_PER_WORD 16
+#define NETWORK_BLOCKS ((1 << 24) / NETWORKS_PER_WORD / BLOCK_WORDS)
+#define HOSTS_PER_WORD 32
+
+struct listings {
+	__u64 words[BLOCK_WORDS];
+};
+
+BPF_F_TABLE("array", __u32, struct listings, guard_ipv4_prototype, NETWORK_BLOCKS + MAX_LISTED,
+	    BPF_F_MMAPABLE);
+BPF_TABLE_PINNED("array_of_maps$guard_ipv4_prototype", __u32, __u32, guard_ipv4, 1,
+		 PIN(guard_ipv4));
+
+struct listed_prefix {
+	__u32 length; /* in bits */
+	__be32 address[4];
+};
+
+BPF_TABLE_PINNED("lpm_trie", struct listed_prefix, __u32, guard_ipv6, MAX_LISTED, PIN(guard_ipv6),
+		 BPF_F_NO_PREALLOC);
+
+/*
+ * Bits that are set for all /48 with a listed prefix within, and for all /32 with one of at least
+ * 32 and less than 48 bits within, or with a shorter one around them. Each has one bit, found by
+ * multiplication (Knuth, "The Art of Computer Programming" 3, section 6.4); a bit that others have
+ * set costs a walk of the trie, and no more.
+ */
+#define FILTER_BITS 21
+#define FILTER_MULTIPLIER 0x9e3779b97f4a7c15ULL
+BPF_TABLE_PINNED("array", __u32, __u64, guard_ipv6_filter, 1 << (FILTER_BITS - 6),
+		 PIN(guard_ipv6_filter), BPF_F_MMAPABLE);
+
+static __always_inline int pick_listing(__u64 word, __u32 index)
+{
+	return word >> index * LISTING_BITS & 3;
+}
+
+/* How many of the networks before this one, in its word, differ within (Warren, "Hacker's Delight",
+ * section 5-1). */
+static __always_inline __u32 count_differing(__u64 word, __u32 index)
+{
+	__u32 bits = word & word >> 1 & 0x55555555 & ((1ULL << index * LISTING_BITS) - 1);
+
+	bits = (bits & 0x33333333) + (bits >> 2 & 0x33333333);
+	bits = (bits + (bits >> 4)) & 0x0f0f0f0f;
+	return bits * 0x01010101 >> 24;
+}
+
+static __always_inline int find_ipv4_listing(__be32 client)
+{
+	__u32 address = ntohl(client), network = address >> 8, zero = 0;
+	__u32 word_number = network / NETWORKS_PER_WORD, index = word_number / BLOCK_WORDS;
+	void *lists = guard_ipv4.lookup(&zero);
+	struct listings *block;
+	__u64 word;
+	int listing;
+
+	block = lists ? bpf_map_lookup_elem(lists, &index) : NULL;
+	if (!block)
+		return UNLISTED;
+	word = block->words[word_number % BLOCK_WORDS];
+	listing = pick_listing(word, network % NETWORKS_PER_WORD);
+	if (likely(listing != DIFFERS))
+		return listing;
+	index = NETWORK_BLOCKS + (word >> 32) + count_differing(word, network % NETWORKS_PER_WORD);
+	block = bpf_map_lookup_elem(lists, &index);
+	if (!block)
+		return UNLISTED;
+	return pick_listing(block->words[address / HOSTS_PER_WORD % BLOCK_WORDS],
+			    address % HOSTS_PER_WORD);
+}
+
+static __always_inline bool is_in_filter(__u64 prefix)
+{
+	__u64 bit = prefix * FILTER_MULTIPLIER >> (64 - FILTER_BITS);
+	__u32 index = bit / 64;
+	__u64 *word = guard_ipv6_filter.lookup(&index);
+
+	return word && (*word >> (bit % 64) & 1);
+}
+
+static __always_inline int find_ipv6_listing(const __be32 client[4])
+{
+	struct listed_prefix prefix = {.length = 128};
+	__u64 network = (__u64)ntohl(client[0]) << 16 | ntohl(client[1]) >> 16;
+	__u32 *listing;
+
+	/* The length is in the filter's key as well: a /32 is another key than its first /48. */
+	if (likely(!is_in_filter(network << 16 | 48) && !is_in_filter(network >> 16 << 32 | 32)))
+		return UNLISTED;
+	__builtin_memcpy(prefix.address, client, sizeof(prefix.address));
+	listing = guard_ipv6.lookup(&prefix);
+	return listing ? *listing : UNLISTED;
+}
+
+/* An ICMP error counts as the client's whose packet it quotes. */
+static __always_inline int find_listing(const struct packet *packet)
+{
+	return packet->is_ipv6 ? find_ipv6_listing(packet->flow.client)
+			       : find_ipv4_listing(packet->flow.client[3]);
+}
+
+#endif
