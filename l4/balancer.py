@@ -96,6 +96,7 @@ class BalancerAgent:
         self._program: BalancerProgram | None = None
         self._plan: _Plan | None = None
         self._attached: Literal["native", "generic", "detached"] = "detached"
+        self._fed: tuple[BalancerProgram, BalancerSettings] | None = None
         self._held: dict[str, tuple[bytes, TableStatus]] = {}
         self._withheld: dict[str, str] = {}
         self._sessions: dict[str, bool] = {}
@@ -193,10 +194,11 @@ class BalancerAgent:
         while True:
             await trio.sleep(WATCH_INTERVAL_S)
             async with self._turn:
-                if self._plan is None or self._program is None:
-                    continue
                 try:
-                    await self._announce(self._program, self._plan)
+                    if self._plan is None or self._program is None:
+                        await trio.to_thread.run_sync(self._withdraw_what_nobody_forwards)
+                    else:
+                        await self._announce(self._program, self._plan)
                 except _FAILURES as error:
                     self._counts["watch_failures"] += 1
                     if str(error) != self._watch_trouble:
@@ -257,25 +259,19 @@ class BalancerAgent:
         await trio.to_thread.run_sync(self._install, program, plan)
         await self._announce(program, plan)
 
+    def _withdraw_what_nobody_forwards(self) -> None:
+        """No snapshot is in service. What an earlier agent left forwards on; if it is gone, so are the VIPs."""
+        attached = attached_program(self._interface)
+        if (attached is None or attached.name != BalancerProgram.FUNCTION) and loopback.vips_on_loopback().ours:
+            log.warning("VIPs withdrawn: no balancer runs on %s, and no snapshot is in service", self._interface)
+            loopback.reconcile(())
+
     def _withdraw_all_but(self, plan: _Plan) -> None:
         remaining = {vip.network for vip in plan.snapshot.vips}
         loopback.reconcile(loopback.vips_on_loopback().ours & remaining)
 
     def _install(self, program: BalancerProgram, plan: _Plan) -> None:
-        snapshot = plan.snapshot
-        interface = look_up_interface(self._interface)
-        program.set_settings(
-            BalancerSettings(
-                node_id=snapshot.node_id,
-                hash_key=bytes.fromhex(snapshot.forwarding.hash_key),
-                rows=snapshot.forwarding.rows,
-                source=snapshot.address,
-                source_v6=snapshot.address_v6,
-                mtu=interface.mtu,
-                mac=interface.mac,
-                fib=snapshot.fib,
-            )
-        )
+        self._set_settings(program, plan)
         # Members that only the old tables name go last, those that only the new ones name come first.
         known = {entry.id: entry for entry in (*(self._plan.members if self._plan else ()), *plan.members)}
         program.set_members([*known.values()])
@@ -294,6 +290,24 @@ class BalancerAgent:
             mode = program.attach(self._interface, self._xdp_mode)
             log.info("XDP program attached to %s in %s mode", self._interface, mode)
 
+    def _set_settings(self, program: BalancerProgram, plan: _Plan) -> None:
+        """What the snapshot and the interface say: an operator may give that another MTU or MAC address at any time."""
+        snapshot = plan.snapshot
+        interface = look_up_interface(self._interface)
+        settings = BalancerSettings(
+            node_id=snapshot.node_id,
+            hash_key=bytes.fromhex(snapshot.forwarding.hash_key),
+            rows=snapshot.forwarding.rows,
+            source=snapshot.address,
+            source_v6=snapshot.address_v6,
+            mtu=interface.mtu,
+            mac=interface.mac,
+            fib=snapshot.fib,
+        )
+        if (program, settings) != self._fed:
+            program.set_settings(settings)
+        self._fed = program, settings
+
     async def _announce(self, program: BalancerProgram, plan: _Plan) -> None:
         """Brings `lo` and BIRD to what can be forwarded now. Idempotent."""
         conditions = await trio.to_thread.run_sync(self._look, program, plan)
@@ -309,6 +323,7 @@ class BalancerAgent:
 
     def _look(self, program: BalancerProgram, plan: _Plan) -> ForwardingConditions:
         """Reads back what the kernel holds."""
+        self._set_settings(program, plan)
         attached = attached_program(self._interface)
         is_ours = attached is not None and attached.name == BalancerProgram.FUNCTION
         self._attached = "detached"

@@ -26,7 +26,7 @@ from l4.direct_return import (
 )
 from l4.entries import MemberEntry
 from l4.forwarding import GenerationTables
-from l4.interface import InterfaceError, look_up_interface
+from l4.interface import Interface, InterfaceError, look_up_interface
 from l4.program_error import NotInService, ProgramError
 from l4.redirector_program import RedirectorProgram
 from l4.reload import NotReloaded, Replacement
@@ -153,15 +153,9 @@ class RedirectorAgent:
 
     def _install(self, program: RedirectorProgram, plan: _Plan) -> None:
         snapshot = plan.snapshot
-        interface = look_up_interface(self._interface)
         program.set_members(plan.members)
         program.set_tunnel_sources(snapshot.tunnel_sources)
-        address = snapshot.address
-        program.set_settings(
-            v4=address if isinstance(address, IPv4Address) else None,
-            v6=address if isinstance(address, IPv6Address) else None,
-            mac=interface.mac,
-        )
+        interface = self._set_settings(program, plan)
         if program is not self._program or attached_program(self._interface) is None:
             mode = program.attach(self._interface, self._xdp_mode)
             log.info("XDP program attached to %s in %s mode", self._interface, mode)
@@ -173,7 +167,20 @@ class RedirectorAgent:
             )
         loopback.reconcile({vip.network for vip in snapshot.vips})
 
+    def _set_settings(self, program: RedirectorProgram, plan: _Plan) -> Interface:
+        """What the snapshot and the interface say: an operator may give that another MAC address at any time."""
+        address = plan.snapshot.address
+        interface = look_up_interface(self._interface)
+        program.set_settings(
+            v4=address if isinstance(address, IPv4Address) else None,
+            v6=address if isinstance(address, IPv6Address) else None,
+            mac=interface.mac,
+        )
+        return interface
+
     def _look(self) -> RedirectorStatus:
+        if self._program is not None and self._plan is not None:
+            self._follow_interface(self._program, self._plan)
         counters = self._read_counters()
         return RedirectorStatus(
             interface=self._interface,
@@ -182,6 +189,12 @@ class RedirectorAgent:
             new_flows=counters.get("local_syn", 0),
             counters=counters,
         )
+
+    def _follow_interface(self, program: RedirectorProgram, plan: _Plan) -> None:
+        try:
+            self._set_settings(program, plan)
+        except _FAILURES as error:
+            log.error("cannot look after the program's settings: %s", error)
 
     def _mode(self) -> Literal["native", "generic", "detached"]:
         try:

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.pool import PoolForwarding
 from orchestrator.contract.snapshot import Snapshot
+from orchestrator.lab.fabric import attach_pass_program
 from tests.l4.edge import (
     ACTIVE,
     DRAINED,
@@ -186,6 +187,39 @@ def test_without_the_second_chance_the_same_drain_breaks_flows(
             with pytest.raises(ConnectionResetError):
                 echoes(flow)
     assert edge.metrics("proxy-2")['edge_l4_orphan_flows{pool="edge"}'] > 0
+
+
+def test_another_mac_address_of_an_interface_is_followed(edge: Edge) -> None:
+    for number, host in enumerate(("l4", *PROXIES.values())):
+        edge.execute(host, "ip", "link", "set", "eth0", "address", f"02:ed:9e:00:00:{number:02x}")
+
+    def carries_flows() -> bool:
+        try:
+            flow, _ = edge.open_flow(VIPS[0])
+        except OSError:
+            return False
+        with flow:
+            return echoes(flow)
+
+    eventually(carries_flows, "frames to the new addresses are taken")
+
+
+def test_a_foreign_program_on_the_interface_is_left_there_and_told(edge: Edge) -> None:
+    edge.stop_agent("l4")
+    edge.execute("l4", "ip", "link", "set", "eth0", "xdp", "off")
+    workspace = edge.directory / "l4" / "foreign"
+    workspace.mkdir()
+    attach_pass_program(edge.namespace("l4"), ["eth0"], workspace)
+    foreign = program_on(edge, "l4")
+    try:
+        edge.start_agent("l4", AgentRole.BALANCER, awaited="which is not ours to replace; take it off first")
+        assert program_on(edge, "l4") == foreign
+        eventually(lambda: not edge.routes_to_vips(), "what nobody forwards is not announced")
+        assert "VIPs withdrawn: no balancer runs on eth0" in edge.log_of("l4")
+    finally:
+        edge.execute("l4", "ip", "link", "set", "eth0", "xdp", "off")
+    restart(edge, "l4", AgentRole.BALANCER)
+    eventually(lambda: edge.routes_to_vips() == ALL, "the VIPs are announced")
 
 
 def test_vips_are_withdrawn_when_no_member_is_reachable_and_come_back(edge: Edge) -> None:
