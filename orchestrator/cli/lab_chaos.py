@@ -98,8 +98,8 @@ def drawn(result: "ChaosResult") -> "RenderableType":
             Text(str(seen.flows_broken), style=BAD if seen.flows_broken else GOOD),
             str(seen.requests),
             Text(str(seen.requests_failed), style=BAD if seen.requests_failed else GOOD),
-            str(seen.datagrams.sent) if seen.datagrams else "",
-            Text(str(seen.datagrams.lost), style=BAD if seen.datagrams.lost else GOOD) if seen.datagrams else "",
+            str(seen.datagrams.sent),
+            Text(str(seen.datagrams.lost), style=BAD if seen.datagrams.lost else GOOD),
             ", ".join(f"{what} {count:g}" for what, count in seen.figures.items()),
             Text("held", style=GOOD) if seen.holds else Text("; ".join(seen.complaints), style=BAD),
         )

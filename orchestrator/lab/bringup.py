@@ -107,6 +107,8 @@ def _start_surroundings(lab: Lab) -> None:
     start(topology.router, Role.BIRD, router.bird_command(lab.directory(topology.router.name)))
     for host in topology.backends:
         start(host, Role.NGINX, backends.nginx_command(lab.directory(host.name)))
+    for host in topology.proxies:
+        start(host, Role.UDP_ECHO, commands.udp_echo_command(host))
 
 
 async def _apply_configuration(lab: Lab) -> None:

@@ -6,9 +6,18 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from orchestrator.contract.node import AgentRole
+from orchestrator.lab import udp_echo
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.spec import LabSpec
-from orchestrator.lab.topology import HOST_INTERFACE, METRICS_PORTS, ORCHESTRATOR_PORT, LabHost
+from orchestrator.lab.topology import (
+    HOST_INTERFACE,
+    METRICS_PORTS,
+    ORCHESTRATOR_PORT,
+    UDP_PORT,
+    VIP_V4,
+    VIP_V6,
+    LabHost,
+)
 
 
 def program(name: str) -> str:
@@ -56,6 +65,12 @@ def agent_command(
         case AgentRole.PROXY:
             access_log = ["--access-log", str(directory / "access.log")]
             return [program("edge-l7"), "run", *common, "--workers", str(spec.workers), *access_log]
+
+
+def udp_echo_command(host: LabHost) -> list[str]:
+    """Answers on both UDP VIPs."""
+    addresses = (str(VIP_V4), str(VIP_V6))
+    return [sys.executable, udp_echo.__file__, "--name", host.name, "--port", str(UDP_PORT), *addresses]
 
 
 def token_path(directory: Path, role: AgentRole) -> Path:

@@ -1,4 +1,4 @@
-"""The configuration that a lab starts with: one pool behind two VIPs, one team with one host."""
+"""The configuration that a lab starts with: one pool behind TCP and UDP VIPs, one team with one host."""
 
 from io import StringIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from orchestrator.lab.topology import (
     HOST_NAME,
     L4_NODES,
     ROUTER_ASN,
+    UDP_PORT,
     VIP_PORT,
     VIP_V4,
     VIP_V6,
@@ -23,6 +24,9 @@ from orchestrator.lab.topology import (
 
 POOL = "edge"
 BACKEND = "shop-web"
+
+#: Seconds that a drain leaves to datagrams. A fleet leaves minutes; here nobody waits for the end of a stream.
+UNCOUNTED_S = 2.0
 
 
 def write_configuration(directory: Path, spec: LabSpec, topology: Topology, certificate: IssuedCertificate) -> None:
@@ -60,11 +64,24 @@ def platform(spec: LabSpec, topology: Topology) -> dict[str, Any]:
             }
         ],
         "vips": [
-            {"name": name, "address": str(address), "port": VIP_PORT, "mode": "terminate", "pool": POOL}
-            for name, address in (("web-v4", VIP_V4), ("web-v6", VIP_V6))
+            *(
+                {"name": name, "address": str(address), "port": VIP_PORT, "mode": "terminate", "pool": POOL}
+                for name, address in (("web-v4", VIP_V4), ("web-v6", VIP_V6))
+            ),
+            *(
+                {
+                    "name": name,
+                    "address": str(address),
+                    "port": UDP_PORT,
+                    "protocol": "udp",
+                    "mode": "passthrough",
+                    "pool": POOL,
+                }
+                for name, address in (("echo-v4", VIP_V4), ("echo-v6", VIP_V6))
+            ),
         ],
         "forwarding": {"rows": spec.rows, "owners_per_row": spec.owners_per_row},
-        "drain": {"spread_s": spec.drain_spread_s},
+        "drain": {"spread_s": spec.drain_spread_s, "uncounted_s": UNCOUNTED_S},
     }
 
 

@@ -4,14 +4,18 @@ import math
 from typing import Final
 
 from orchestrator.lab.lab import Lab
+from orchestrator.lab.load.datagrams import DatagramPlan, Stream
 from orchestrator.lab.load.plan import FlowKind, LoadPlan, Target
-from orchestrator.lab.topology import HOST_NAME, VIP_PORT, VIP_V4, VIP_V6
+from orchestrator.lab.topology import HOST_NAME, UDP_PORT, VIP_PORT, VIP_V4, VIP_V6
 
 #: Lanes beyond the flows that are promised: a lane is empty for a moment when its flow ends and the next begins.
 SPARE_LANES: Final = 1.2
 
 #: How lanes are shared among the kinds.
 SHARES: Final = {FlowKind.DOWNLOAD: 0.4, FlowKind.KEEP_ALIVE: 0.35, FlowKind.UPLOAD: 0.25}
+
+#: Datagrams in each stream: enough to meet every moment of a change, and no load to speak of.
+DATAGRAMS_PER_SECOND: Final = 50.0
 
 
 def load_plan(lab: Lab, flows: int, requests_per_second: float) -> LoadPlan:
@@ -27,4 +31,16 @@ def load_plan(lab: Lab, flows: int, requests_per_second: float) -> LoadPlan:
         uploads_directory=lab.uploads,
         lanes={kind: math.ceil(flows * SPARE_LANES * share) for kind, share in SHARES.items()},
         requests_per_second=requests_per_second,
+    )
+
+
+def datagram_plan(lab: Lab, per_second: float = DATAGRAMS_PER_SECOND) -> DatagramPlan:
+    """A stream from each client address to the UDP VIP of its family."""
+    client = lab.topology.client
+    return DatagramPlan(
+        streams=tuple(
+            Stream(source=interface.ip, target=VIP_V4 if interface.version == 4 else VIP_V6, port=UDP_PORT)
+            for interface in client.addresses
+        ),
+        per_second=per_second,
     )

@@ -43,6 +43,7 @@ class Role(StrEnum):
     ORCHESTRATOR = "orchestrator"
     BIRD = "bird"
     NGINX = "nginx"
+    UDP_ECHO = "udp-echo"
 
 
 class ProcessRecord(Contract):

@@ -36,6 +36,8 @@ VIP_NETWORKS = (IPv4Network("203.0.113.0/24"), IPv6Network("2001:db8:203::/64"))
 VIP_V4 = IPv4Address("203.0.113.10")
 VIP_V6 = IPv6Address("2001:db8:203::10")
 VIP_PORT = 443
+UDP_PORT = 5353
+"""Of the UDP VIPs, which have the same addresses."""
 HOST_NAME = "www.example.com"
 """The host that the lab's configuration serves on both VIPs."""
 

@@ -57,7 +57,11 @@ def test_the_configuration_directory_reads_as_documented(tmp_path: Path) -> None
     }
     assert platform["pools"][0]["min_active"] == 3
     assert platform["forwarding"] == {"rows": 65537, "owners_per_row": 1}
-    assert [vip["address"] for vip in platform["vips"]] == ["203.0.113.10", "2001:db8:203::10"]
+    vips = [(vip["address"], vip["port"], vip.get("protocol", "tcp")) for vip in platform["vips"]]
+    assert vips == [
+        *(("203.0.113.10", 443, "tcp"), ("2001:db8:203::10", 443, "tcp")),
+        *(("203.0.113.10", 5353, "udp"), ("2001:db8:203::10", 5353, "udp")),
+    ]
     team = yaml.load(tmp_path / "teams/shop/www.yaml")
     assert team["hosts"][0]["name"] == HOST_NAME
     assert (tmp_path / "teams/shop" / team["hosts"][0]["certificate"]).read_text() == leaf.certificate

@@ -8,11 +8,12 @@ import trio
 
 from orchestrator.contract.base import Contract
 from orchestrator.lab import checks
-from orchestrator.lab.chaos.scenario import ChaosView, Scenario, ScenarioResult, Stage
+from orchestrator.lab.chaos.scenario import ChaosView, Datagrams, Scenario, ScenarioResult, Stage
 from orchestrator.lab.chaos.scenarios import SCENARIOS
 from orchestrator.lab.edgectl import Edgectl
 from orchestrator.lab.lab import Lab
-from orchestrator.lab.lab_load import load_plan
+from orchestrator.lab.lab_load import datagram_plan, load_plan
+from orchestrator.lab.load.datagram_process import DatagramProcess, send_datagrams
 from orchestrator.lab.load.messages import BreakageSeen, Tick
 from orchestrator.lab.load.process import LoadProcess, run_load
 from orchestrator.lab.one_run import run_on_lab
@@ -97,7 +98,11 @@ async def play_one(lab: Lab, scenario: Scenario, flows: int, view: ChaosView) ->
         await load.until(
             lambda tick: tick.open_flows >= flows, within_s=OPEN_FLOWS_S, waiting_for=f"{flows} open long flows"
         )
+        datagrams: DatagramProcess = await nursery.start(
+            send_datagrams, lab.topology.client.namespace, datagram_plan(lab)
+        )
         figures = await scenario.play(Stage(lab, Edgectl(lab.operator), load, view))
+        seen = await datagrams.finish()
         await load.finish()
         last = await load.until(lambda tick: tick.finished, within_s=LOAD_END_S, waiting_for="end of the load")
     broken = sum(tally.broken for tally in last.flows.values())
@@ -106,12 +111,16 @@ async def play_one(lab: Lab, scenario: Scenario, flows: int, view: ChaosView) ->
         complaints.append(f"{broken} flows broke")
     if last.requests.failed:
         complaints.append(f"{last.requests.failed} requests failed")
+    if seen.lost and not scenario.may_lose_datagrams:
+        complaints.append(f"{seen.lost} of {seen.sent} datagrams were lost")
     return ScenarioResult(
         flows=sum(tally.begun for tally in last.flows.values()),
         flows_broken=broken,
         requests=last.requests.answered + last.requests.failed,
         requests_failed=last.requests.failed,
-        datagrams=None,
+        datagrams=Datagrams(
+            sent=seen.sent, lost=seen.lost, duplicated=seen.duplicated, reordered=seen.reordered, moved=seen.moved
+        ),
         figures=figures,
         complaints=tuple(complaints),
         breakages=tuple(load.breakages[:MAX_NAMED]),

@@ -47,6 +47,8 @@ class Scenario:
     play: Callable[[Stage], Awaitable[Figures]]
     """Brings it about, sees it through and undoes it. Raises LabError if it could not be brought about."""
     requests_per_second: float = 20.0
+    may_lose_datagrams: bool = False
+    """Whether it takes more of the machine than it has: nobody sends a datagram again."""
     expect: Callable[[Figures], list[str]] = field(default=lambda _figures: [])
     """What is wrong with the figures, in words; nothing if they are as they should be."""
 
@@ -58,6 +60,8 @@ class Datagrams(Contract):
     lost: int
     duplicated: int
     reordered: int
+    moved: int
+    """Streams that were answered by more than one proxy."""
 
 
 class ScenarioResult(Contract):
@@ -68,7 +72,7 @@ class ScenarioResult(Contract):
     flows_broken: int
     requests: int
     requests_failed: int
-    datagrams: Datagrams | None
+    datagrams: Datagrams
     figures: Figures
     complaints: tuple[str, ...]
     """Why it did not hold; empty if it did."""

@@ -97,4 +97,10 @@ def expect(figures: Figures) -> list[str]:
     return [] if dropped else ["no counter says that a SYN was dropped"]
 
 
-SCENARIO: Final = Scenario("syn-flood", "a SYN flood from many sources, beside new and old flows", play, expect=expect)
+SCENARIO: Final = Scenario(
+    "syn-flood",
+    "a SYN flood from many sources, beside new and old flows",
+    play,
+    expect=expect,
+    may_lose_datagrams=True,
+)
