@@ -53,13 +53,16 @@ class GenerationTables:
 
     def __init__(self) -> None:
         self._built: dict[_TableIdentity, array[int]] = {}
+        # Of the generations that were asked for since the last `retain`, by what they are in memory: one by one their
+        # members are slow to read. Holds on to them, so that another cannot come to lie in the same place.
+        self._asked: dict[int, tuple[Generation, _TableIdentity]] = {}
 
     def __repr__(self) -> str:
         return f"<GenerationTables: {len(self._built)} built>"
 
     def owners(self, generation: Generation, settings: ForwardingSettings) -> "array[int]":
         """Each row's owner in a generation. Generations with the same members share one table."""
-        identity = _TableIdentity.of(generation, settings)
+        identity = self._identity(generation, settings)
         if identity not in self._built:
             key = HashKey.from_hex(settings.hash_key)
             self._built[identity] = owners_of_rows(generation.members, key, settings.rows)
@@ -67,8 +70,15 @@ class GenerationTables:
 
     def retain(self, pools: Sequence[PoolForwarding], settings: ForwardingSettings) -> None:
         """Forgets all but the live generations of these pools."""
-        live = {_TableIdentity.of(generation, settings) for pool in pools for generation in pool.generations}
+        live = {self._identity(generation, settings) for pool in pools for generation in pool.generations}
         self._built = {identity: owners for identity, owners in self._built.items() if identity in live}
+        self._asked.clear()
+
+    def _identity(self, generation: Generation, settings: ForwardingSettings) -> _TableIdentity:
+        asked = self._asked.get(id(generation))
+        if asked is None or (asked[1].hash_key, asked[1].rows) != (settings.hash_key, settings.rows):
+            asked = self._asked[id(generation)] = (generation, _TableIdentity.of(generation, settings))
+        return asked[1]
 
 
 @dataclass(frozen=True, slots=True)

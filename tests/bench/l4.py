@@ -24,6 +24,7 @@ from tests.bench.packet_rows import (
 from tests.bench.reference import ReferencePrograms
 from tests.bench.run_time import nanoseconds_per_packet, run_time_statistics
 from tests.bench.sandbox import one_core, own_bpffs, own_network
+from tests.bench.tables import build_milliseconds, collateral_percent
 from tests.bpf.open_flows import FlowState, add_addresses, flow_in
 from tests.bpf.packets import FLOWS
 
@@ -39,6 +40,8 @@ GOALS = {
     "gue_tcp_established_10k_blocks": 2.2,
     "blocklist_drop": 1.0,
 }
+#: Milliseconds, by what is built.
+BUILD_GOALS = {"one": 10.0, "four": 50.0}
 
 
 def measure(rows: Sequence[Row]) -> dict[str, list[float]]:
@@ -94,13 +97,33 @@ def drawn(net_ns: dict[str, float], ratio: dict[str, float]) -> Table:
     return table
 
 
+def drawn_tables(build_ms: dict[str, float], collateral_pct: dict[str, dict[str, float]]) -> list[Table]:
+    builds = Table(title="milliseconds to build the table of 1000 members, 65537 rows", title_justify="left")
+    for column in ("generations", "ms", "goal"):
+        builds.add_column(column, justify="right")
+    for name, taken in build_ms.items():
+        goal = BUILD_GOALS.get(name)
+        mark = "" if goal is None else f"≤ {goal:g} {'held' if taken <= goal else 'MISSED'}"
+        builds.add_row(name, f"{taken:.1f}", mark)
+    collateral = Table(title="rows moved that need not move, % (1000 members, 65537 rows)", title_justify="left")
+    collateral.add_column("members that leave")
+    for column in collateral_pct:
+        collateral.add_column(column, justify="right")
+    for leaving in collateral_pct["ours"]:
+        collateral.add_row(leaving, *(f"{figures[leaving]:.3f}" for figures in collateral_pct.values()))
+    return [builds, collateral]
+
+
 def main() -> None:
     net_ns = packet_costs()
     ratio = {name: cost / net_ns[REFERENCE] for name, cost in net_ns.items()}
-    Console().print(drawn(net_ns, ratio))
+    build_ms, collateral_pct = build_milliseconds(), collateral_percent()
+    Console().print(drawn(net_ns, ratio), *drawn_tables(build_ms, collateral_pct), sep="\n")
     figures = {
         "net_ns": {name: round(cost, 1) for name, cost in net_ns.items()},
         "ratio": {name: round(value, 3) for name, value in ratio.items()},
+        "build_ms": {name: round(taken, 1) for name, taken in build_ms.items()},
+        "collateral_pct": collateral_pct,
     }
     sys.stdout.write(json.dumps(figures) + "\n")
 

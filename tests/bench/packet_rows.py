@@ -5,17 +5,22 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from scapy.layers.inet import IP, UDP
 from scapy.packet import Packet
 
 from l4.balancer_program import BalancerProgram
-from l4.entries import MemberEntry
+from l4.entries import PROTOCOL_UDP, EncapsulationKind, MemberEntry
 from l4.redirector_program import RedirectorProgram
 from tests.bench.reference import ReferencePrograms
 from tests.bpf.packets import FLOWS, NODE_ADDRESS, framed, host_vip, inner_packet, node_settings, tunnelled
+from tests.bpf.program_run import run
 
 ROWS = 65537
 OWNERS = (11, 22, 33)
 PROXY = IPv4Address("198.18.2.11")
+
+IPIP = replace(FLOWS["ipv4"], vip_port=8443)
+DATAGRAMS = replace(FLOWS["ipv4"], vip_port=53)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +38,37 @@ def reference_rows(programs: ReferencePrograms) -> list[Row]:
 
 
 def load_balancer(bpffs: Path) -> BalancerProgram:
-    """A balancer whose every row has a chain of three owners."""
+    """A balancer whose every row has a chain of three owners, with a VIP for each kind of flow."""
     program = BalancerProgram(bpffs, rows=ROWS)
     program.set_settings(node_settings(ROWS))
     program.set_members([MemberEntry(owner, IPv4Address("198.18.2.0") + owner, live=True) for owner in OWNERS])
     program.swap_table(0, struct.pack("=4H", *OWNERS, 0) * ROWS)
-    program.set_vips([host_vip(ends.vip, ends.vip_port, number, 0) for number, ends in enumerate(FLOWS.values(), 1)])
+    program.set_vips(
+        [
+            *(host_vip(ends.vip, ends.vip_port, number, 0) for number, ends in enumerate(FLOWS.values(), 1)),
+            host_vip(IPIP.vip, IPIP.vip_port, 3, 0, flow_table=True, encapsulation=EncapsulationKind.IPIP),
+            host_vip(DATAGRAMS.vip, DATAGRAMS.vip_port, 4, 0, protocol=PROTOCOL_UDP, flow_table=True),
+        ]
+    )
+    # Flows that the flow table knows.
+    run(program.descriptor, framed(inner_packet(IPIP, "S")))
+    run(program.descriptor, framed(datagram()))
     return program
+
+
+def datagram() -> Packet:
+    header = IP(src=str(DATAGRAMS.client), dst=str(DATAGRAMS.vip))
+    return header / UDP(sport=DATAGRAMS.client_port, dport=DATAGRAMS.vip_port) / bytes(12)
 
 
 def balancer_rows(program: BalancerProgram) -> list[Row]:
     ipv4, ipv6 = FLOWS["ipv4"], FLOWS["ipv6"]
     return [
         Row("gue_tcp_established", program.descriptor, framed(inner_packet(ipv4, "A"))),
+        Row("ipip_tcp_established", program.descriptor, framed(inner_packet(IPIP, "A"))),
         Row("gue_tcp6_established", program.descriptor, framed(inner_packet(ipv6, "A"))),
         Row("syn", program.descriptor, framed(inner_packet(ipv4, "S"))),
+        Row("udp_known", program.descriptor, framed(datagram())),
     ]
 
 
