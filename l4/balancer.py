@@ -15,11 +15,9 @@ Theory of operation
    would be worse. The VIPs are reported as withheld, and BIRD is tried again every second.
 """
 
-import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
@@ -28,18 +26,18 @@ import trio
 from l4 import vips as loopback
 from l4.announcement import ForwardingConditions, networks_to_announce, reasons_to_withhold
 from l4.attachment import XdpMode, attached_program
+from l4.balancer_plan import BalancerPlan, plan_for
 from l4.balancer_program import BalancerProgram
-from l4.bgp import bird_configuration, session_name, silent_configuration
+from l4.bgp import session_name
 from l4.bird import Bird, BirdError
 from l4.direct_return import DirectReturnError, hide_vips_from_neighbours
-from l4.entries import BalancerSettings, MemberEntry, VipEntry
-from l4.forwarding import ForwardingTable, GenerationTables, build_table, describe
+from l4.entries import BalancerSettings
+from l4.forwarding import GenerationTables, describe
 from l4.interface import InterfaceError, look_up_interface
 from l4.program_error import NotInService, ProgramError
 from l4.reload import NotReloaded, Replacement
-from l4.snapshot_entries import member_entries, vip_entries
 from l4.tap import Tap
-from l4.vip_sets import quic_servers
+from l4.traffic import Traffic, read_traffic
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import BalancerStatus, TableStatus
 from orchestrator.contract.snapshot import BalancerSnapshot, Snapshot
@@ -54,29 +52,6 @@ TABLE_SLOTS = 256
 
 #: What may go wrong between a snapshot and a running state, each with a message for the operator.
 _FAILURES = (ProgramError, InterfaceError, loopback.VipError, DirectReturnError, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a snapshot means for this node, worked out and checked."""
-
-    snapshot: BalancerSnapshot
-    tables: tuple[ForwardingTable, ...]
-    vips: tuple[VipEntry, ...]
-    members: tuple[MemberEntry, ...]
-    quic_servers: Mapping[tuple[int, int], int]
-    bird_configuration: str
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What the kernel has forwarded since its maps were made."""
-
-    packets_of_vip: dict[str, int]
-    octets_of_vip: dict[str, int]
-    packets_to_member: dict[str, int]
-    dropped_of_vip: dict[tuple[str, str], int]
-    """By VIP and reason."""
 
 
 T = TypeVar("T")
@@ -94,7 +69,7 @@ class BalancerAgent:
         # The state below changes under this lock only; kernel maps do not bear two threads either.
         self._turn = trio.Lock()
         self._program: BalancerProgram | None = None
-        self._plan: _Plan | None = None
+        self._plan: BalancerPlan | None = None
         self._attached: Literal["native", "generic", "detached"] = "detached"
         self._fed: tuple[BalancerProgram, BalancerSettings] | None = None
         self._held: dict[str, tuple[bytes, TableStatus]] = {}
@@ -130,10 +105,12 @@ class BalancerAgent:
         if not isinstance(snapshot, BalancerSnapshot):
             raise SnapshotRefused(f"a balancer cannot run a snapshot for a {snapshot.role}")
         try:
-            plan = await trio.to_thread.run_sync(self._plan_for, snapshot)
+            plan = await trio.to_thread.run_sync(plan_for, snapshot, self._generations, self._bird.log_file)
             await self._bird.check(plan.bird_configuration)
             async with self._turn:
-                program = await trio.to_thread.run_sync(self._load, snapshot.forwarding.rows)
+                program = self._program
+                if program is None or program.rows != snapshot.forwarding.rows:
+                    program = await trio.to_thread.run_sync(self._load, snapshot.forwarding.rows)
                 await self._switch(program, plan)
         except (*_FAILURES, BirdError, ValueError) as error:
             self._counts["snapshots_refused"] += 1
@@ -148,7 +125,7 @@ class BalancerAgent:
             rows = self._plan.snapshot.forwarding.rows
             try:
                 before = attached_program(self._interface)
-                program = await trio.to_thread.run_sync(functools.partial(BalancerProgram, self._bpffs, rows=rows))
+                program = await trio.to_thread.run_sync(self._load, rows)
                 if self._program is not None:
                     program.show_to_tap(self._program.is_tapped)  # a capture goes on
                 await self._switch(program, self._plan)
@@ -177,7 +154,9 @@ class BalancerAgent:
     async def traffic(self) -> Traffic:
         """Totals by VIP and member, for metrics."""
         async with self._turn:
-            return await trio.to_thread.run_sync(self._read_traffic)
+            if self._program is None or self._plan is None:
+                return Traffic()
+            return await trio.to_thread.run_sync(read_traffic, self._program, self._plan.snapshot)
 
     async def inspect(self, look: Callable[[BalancerProgram, BalancerSnapshot], T]) -> T:
         """What `look` makes of the running program and its snapshot, in a thread, between two changes of them.
@@ -207,27 +186,8 @@ class BalancerAgent:
                 else:
                     self._watch_trouble = None
 
-    def _plan_for(self, snapshot: BalancerSnapshot) -> _Plan:
-        """In a thread: may take seconds. Raises ValueError."""
-        log_file = self._bird.log_file
-        vips = tuple(vip_entries(snapshot.vips, snapshot.pools))
-        return _Plan(
-            snapshot=snapshot,
-            tables=tuple(build_table(pool, snapshot.forwarding, self._generations) for pool in snapshot.pools),
-            vips=vips,
-            members=tuple(member_entries(snapshot.pools)),
-            quic_servers=quic_servers(vips, {pool.slot: [m.id for m in pool.members] for pool in snapshot.pools}),
-            bird_configuration=(
-                bird_configuration(snapshot.bgp, [vip.network for vip in snapshot.vips], log_file)
-                if snapshot.bgp
-                else silent_configuration(snapshot.address, log_file)
-            ),
-        )
-
     def _load(self, rows: int) -> BalancerProgram:
-        """The program for tables of this size; another than the running one changes nothing until it is attached."""
-        if self._program is not None and self._program.rows == rows:
-            return self._program
+        """A program for tables of this size, loaded anew: it changes nothing until it is attached."""
         program = BalancerProgram(self._bpffs, rows=rows)
         if self._program is None:
             Tap.clear(program.pins)  # of a capture whose agent died in the middle of it
@@ -235,7 +195,7 @@ class BalancerAgent:
             program.show_to_tap(self._program.is_tapped)  # a capture goes on
         return program
 
-    async def _switch(self, program: BalancerProgram, plan: _Plan) -> None:
+    async def _switch(self, program: BalancerProgram, plan: BalancerPlan) -> None:
         """From the running plan to another. Puts the running one back if that fails, and raises what failed."""
         try:
             await self._run(program, plan)
@@ -254,7 +214,7 @@ class BalancerAgent:
             self._counts["snapshots_not_put_back"] += 1
             log.exception("snapshot %d could not be put back as a whole", self._plan.snapshot.version)
 
-    async def _run(self, program: BalancerProgram, plan: _Plan) -> None:
+    async def _run(self, program: BalancerProgram, plan: BalancerPlan) -> None:
         await trio.to_thread.run_sync(self._withdraw_all_but, plan)
         await trio.to_thread.run_sync(self._install, program, plan)
         await self._announce(program, plan)
@@ -266,11 +226,11 @@ class BalancerAgent:
             log.warning("VIPs withdrawn: no balancer runs on %s, and no snapshot is in service", self._interface)
             loopback.reconcile(())
 
-    def _withdraw_all_but(self, plan: _Plan) -> None:
+    def _withdraw_all_but(self, plan: BalancerPlan) -> None:
         remaining = {vip.network for vip in plan.snapshot.vips}
         loopback.reconcile(loopback.vips_on_loopback().ours & remaining)
 
-    def _install(self, program: BalancerProgram, plan: _Plan) -> None:
+    def _install(self, program: BalancerProgram, plan: BalancerPlan) -> None:
         self._set_settings(program, plan)
         # Members that only the old tables name go last, those that only the new ones name come first.
         known = {entry.id: entry for entry in (*(self._plan.members if self._plan else ()), *plan.members)}
@@ -290,7 +250,7 @@ class BalancerAgent:
             mode = program.attach(self._interface, self._xdp_mode)
             log.info("XDP program attached to %s in %s mode", self._interface, mode)
 
-    def _set_settings(self, program: BalancerProgram, plan: _Plan) -> None:
+    def _set_settings(self, program: BalancerProgram, plan: BalancerPlan) -> None:
         """What the snapshot and the interface say: an operator may give that another MTU or MAC address at any time."""
         snapshot = plan.snapshot
         interface = look_up_interface(self._interface)
@@ -308,7 +268,7 @@ class BalancerAgent:
             program.set_settings(settings)
         self._fed = program, settings
 
-    async def _announce(self, program: BalancerProgram, plan: _Plan) -> None:
+    async def _announce(self, program: BalancerProgram, plan: BalancerPlan) -> None:
         """Brings `lo` and BIRD to what can be forwarded now. Idempotent."""
         conditions = await trio.to_thread.run_sync(self._look, program, plan)
         withheld = reasons_to_withhold(plan.snapshot.vips, conditions)
@@ -321,7 +281,7 @@ class BalancerAgent:
         await self._keep_bird(plan)
         await trio.to_thread.run_sync(self._set_addresses, plan, withheld)
 
-    def _look(self, program: BalancerProgram, plan: _Plan) -> ForwardingConditions:
+    def _look(self, program: BalancerProgram, plan: BalancerPlan) -> ForwardingConditions:
         """Reads back what the kernel holds."""
         self._set_settings(program, plan)
         attached = attached_program(self._interface)
@@ -345,7 +305,7 @@ class BalancerAgent:
             owned_rows={pool: status.rows - status.chain_lengths[0] for pool, (_, status) in held.items()},
         )
 
-    async def _keep_bird(self, plan: _Plan) -> None:
+    async def _keep_bird(self, plan: BalancerPlan) -> None:
         """BIRD runs, with the plan's configuration. A node that does not speak BGP needs no BIRD."""
         bgp = plan.snapshot.bgp
         trouble = None
@@ -365,29 +325,10 @@ class BalancerAgent:
             for number, neighbor in enumerate(bgp.neighbors if bgp else (), start=1)
         }
 
-    def _set_addresses(self, plan: _Plan, withheld: dict[str, str]) -> None:
+    def _set_addresses(self, plan: BalancerPlan, withheld: dict[str, str]) -> None:
         hide_vips_from_neighbours()
         loopback.reconcile(networks_to_announce(plan.snapshot.vips, withheld))
 
     def _read_counters(self) -> dict[str, int]:
         own = dict(self._counts)
         return {**self._program.counters(), **own} if self._program else own
-
-    def _read_traffic(self) -> Traffic:
-        if self._program is None or self._plan is None:
-            return Traffic({}, {}, {}, {})
-        of_vip = self._program.vip_counters()
-        to_member = self._program.member_counters()
-        drops = self._program.vip_drops()
-        snapshot = self._plan.snapshot
-        name_of_vip = {vip.id: vip.name for vip in snapshot.vips}
-        return Traffic(
-            packets_of_vip={vip.name: of_vip.get(vip.id, (0, 0))[0] for vip in snapshot.vips},
-            octets_of_vip={vip.name: of_vip.get(vip.id, (0, 0))[1] for vip in snapshot.vips},
-            packets_to_member={m.name: to_member.get(m.id, 0) for pool in snapshot.pools for m in pool.members},
-            dropped_of_vip={
-                (name_of_vip[vip_id], reason): packets
-                for (vip_id, reason), packets in sorted(drops.items())
-                if vip_id in name_of_vip
-            },
-        )

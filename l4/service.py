@@ -2,10 +2,8 @@
 
 import functools
 import logging
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import click
 import trio
 
 from l4 import vips as loopback
+from l4.agent_process import Joining, Task, run_to_the_end
 from l4.attachment import XdpMode
 from l4.balancer import BalancerAgent
 from l4.balancer_program import BalancerProgram
@@ -25,26 +24,17 @@ from l4.metrics_server import serve_metrics
 from l4.program_error import ProgramError
 from l4.redirector import RedirectorAgent
 from l4.redirector_program import RedirectorProgram
-from l4.reload import NotReloaded, answer_reloads, ask_for_reload, reload_on_hangup
+from l4.reload import NotReloaded, ask_for_reload
 from l4.respondents import BalancerRespondent, RedirectorRespondent
 from l4.sole_agent import AnotherAgentRuns, sole_agent
-from orchestrator.contract.client import run_agent
-from orchestrator.contract.join import JoinFailed, join
 from orchestrator.contract.node import AgentRole
-from orchestrator.contract.respondent import Respondent
-from orchestrator.contract.state_directory import NotJoined, StateDirectory
-
-log = logging.getLogger(__name__)
+from orchestrator.contract.state_directory import StateDirectory
 
 #: Seconds between withdrawing the VIPs and taking the program off. Routers drop a withdrawn route within milliseconds;
 #: packets on their way to this node take no longer than this.
 WITHDRAWAL_S = 1.0
 
-_FATAL = (JoinFailed, NotJoined, NotPermitted, AnotherAgentRuns, OSError)
-
-_KernelAgent = BalancerAgent | RedirectorAgent
 Decorated = Callable[..., Any]
-Task = Callable[[], Awaitable[object]]
 
 
 class _Endpoint(click.ParamType[tuple[str, int]]):
@@ -57,23 +47,6 @@ class _Endpoint(click.ParamType[tuple[str, int]]):
         if not (colon and host and port.isdecimal() and int(port) < 65536):
             self.fail(f"{value!r} is not ADDRESS:PORT, such as 127.0.0.1:9101 or [::1]:9101", param, ctx)
         return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-@dataclass(frozen=True, slots=True)
-class _Joining:
-    """How to join the fleet at the first start."""
-
-    orchestrator: str | None
-    token_file: Path | None
-    node: str | None
-
-    async def join_if_told(self, state: StateDirectory, role: AgentRole) -> None:
-        """Raises JoinFailed, NotJoined."""
-        if self.orchestrator and self.token_file and self.node:
-            await join(state, orchestrator=self.orchestrator, token_file=self.token_file, node=self.node, role=role)
-        identity = state.identity()
-        if identity.role is not role:
-            raise JoinFailed(f"{state.path} belongs to {identity}: give each agent a state directory of its own")
 
 
 def _run_options(command: Decorated) -> Decorated:
@@ -172,7 +145,7 @@ def run_balancer(
     if metrics is not None:
         tasks.append(functools.partial(serve_metrics, *metrics, expose))
     respondent = BalancerRespondent(agent, interface)
-    _run_to_the_end(AgentRole.BALANCER, agent, respondent, StateDirectory(state), interface, _Joining(**joining), tasks)
+    run_to_the_end(AgentRole.BALANCER, agent, respondent, StateDirectory(state), interface, Joining(**joining), tasks)
 
 
 @redirector.command("run")
@@ -195,9 +168,7 @@ def run_redirector(
 
     tasks: list[Task] = [] if metrics is None else [functools.partial(serve_metrics, *metrics, expose)]
     respondent = RedirectorRespondent(agent, interface)
-    _run_to_the_end(
-        AgentRole.REDIRECTOR, agent, respondent, StateDirectory(state), interface, _Joining(**joining), tasks
-    )
+    run_to_the_end(AgentRole.REDIRECTOR, agent, respondent, StateDirectory(state), interface, Joining(**joining), tasks)
 
 
 @balancer.command("reload")
@@ -280,56 +251,3 @@ def _detach(role: AgentRole, interface: str, detach: Callable[[], Awaitable[None
         OSError,
     ) as error:
         raise click.ClickException(str(error)) from error
-
-
-def _run_to_the_end(
-    role: AgentRole,
-    agent: _KernelAgent,
-    respondent: Respondent,
-    state: StateDirectory,
-    interface: str,
-    joining: _Joining,
-    tasks: Sequence[Task],
-) -> None:
-    """Runs agent and tasks until a signal. What cannot be run ends with one line that says why."""
-
-    async def supervise() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
-            await joining.join_if_told(state, role)
-            require_capabilities(effective_capabilities())
-            for task in tasks:
-                nursery.start_soon(task)
-            nursery.start_soon(answer_reloads, claim, agent)
-            nursery.start_soon(reload_on_hangup, agent)
-            await run_agent(
-                agent,
-                state=state,
-                ready=lambda: log.info("%s in service on %s", role, interface),
-                respondent=respondent,
-            )
-
-    reasons: list[str] = []
-    try:
-        with sole_agent(role, interface) as claim:
-            trio.run(supervise)
-    except* _FATAL as group:
-        reasons = [str(error) for error in _leaves(group)]
-    if reasons:
-        raise click.ClickException("; ".join(reasons))
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
-
-
-async def _cancel_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("%s: the agent ends; what it put into the kernel stays", signal.Signals(number).name)
-            scope.cancel()
-            return

@@ -9,10 +9,11 @@ import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from l4.attachment import XdpMode
-from l4.balancer import BalancerAgent, Traffic
+from l4.balancer import BalancerAgent
 from l4.bird import Bird
 from l4.metrics import balancer_metrics, exposition
 from l4.metrics_server import MAX_CONNECTIONS, MAX_REQUEST, serve_metrics
+from l4.traffic import Traffic
 
 
 class Endpoint:
