@@ -15,6 +15,7 @@ from rich.table import Table
 from tests.bench.packet_rows import (
     Row,
     balancer_rows,
+    guarded_rows,
     load_balancer,
     load_redirector,
     redirector_rows,
@@ -74,12 +75,14 @@ def packet_costs() -> dict[str, float]:
         bpffs = stack.enter_context(own_bpffs())
         add_addresses()
         balancer, redirector = load_balancer(bpffs), load_redirector(bpffs)
+        guarded = load_balancer(stack.enter_context(own_bpffs()))
         flow = stack.enter_context(flow_in(FlowState.ESTABLISHED, "ipv4"))
         stack.enter_context(one_core())
         stack.enter_context(run_time_statistics())
         rows = [
             *reference_rows(references),
             *balancer_rows(balancer),
+            *guarded_rows(guarded),
             *redirector_rows(redirector, through_the_tunnel(flow.packet)),
         ]
         return net_medians(measure(rows))
