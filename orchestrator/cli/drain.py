@@ -24,6 +24,10 @@ Examples:
   edgectl drain proxy-1 --deadline 300 --force    what is open after five minutes is reset
 
 \b
+Flows of UDP VIPs, and of passthrough VIPs whose members run no redirector, cannot be counted: they are given until the
+deadline (drain.uncounted_s of platform.yaml, 300 s, if there is none), and the drain then ends without them.
+
+\b
 The drain is the orchestrator's: Ctrl-C, or a closed laptop, leaves it running.
 """
 )
