@@ -27,7 +27,7 @@ FLOOD_S: Final = 15.0
 SYN_LIMIT: Final = 500
 
 #: Counters of the balancer that tell what became of SYNs.
-TOLD: Final = ("forwarded", "syn_source_limited", "syn_vip_limited", "syn_retransmissions", "new_flow_limited")
+TOLD: Final = ("forwarded", "syn_source_limit", "syn_vip_limit", "new_flow_limit", "syn_retransmissions")
 
 
 async def play(stage: Stage) -> Figures:
@@ -93,7 +93,7 @@ def _counters(lab: Lab) -> Counter[str]:
 
 
 def expect(figures: Figures) -> list[str]:
-    dropped = figures["syn_source_limited"] + figures["syn_vip_limited"] + figures["new_flow_limited"]
+    dropped = figures["syn_source_limit"] + figures["syn_vip_limit"] + figures["new_flow_limit"]
     return [] if dropped else ["no counter says that a SYN was dropped"]
 
 
