@@ -15,10 +15,12 @@ import logging
 import socket
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_interface
+from ipaddress import IPv4Network
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
+
+from l4.interface_addresses import Network, addresses_of
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,6 @@ _PROTOCOL_KERNEL = 2
 #: IPv4 blocks this long or longer have no broadcast address (RFC 3021).
 _NO_BROADCAST_LENGTH = 31
 
-Network = IPv4Network | IPv6Network
-
 
 class VipError(Exception):
     """The kernel refused to set or remove an address."""
@@ -59,9 +59,8 @@ class Loopback:
 
 
 def vips_on_loopback() -> Loopback:
-    """Reads the addresses of `lo`."""
-    with IPRoute() as netlink:
-        return _read(netlink)
+    """Reads the addresses of `lo`. Raises OSError."""
+    return _read()
 
 
 def reconcile(wanted: Collection[Network]) -> Loopback:
@@ -70,8 +69,8 @@ def reconcile(wanted: Collection[Network]) -> Loopback:
     Idempotent; what is there already is not touched, not even for a moment. Brings `lo` up if it is down.
     Returns what is there now. Raises VipError.
     """
+    present = _read()
     with IPRoute() as netlink:
-        present = _read(netlink)
         try:
             if netlink.get_links(LOOPBACK_INDEX)[0].get("state") != "up":
                 netlink.link("set", index=LOOPBACK_INDEX, state="up")
@@ -85,7 +84,7 @@ def reconcile(wanted: Collection[Network]) -> Loopback:
             raise VipError(
                 f"lo: the kernel refused a change of VIPs: {error}; the agent needs CAP_NET_ADMIN"
             ) from error
-        return _read(netlink) if present.ours != frozenset(wanted) else present
+    return _read() if present.ours != frozenset(wanted) else present
 
 
 def _add(netlink: IPRoute, network: Network) -> None:
@@ -145,19 +144,12 @@ def _unless(tolerated: int) -> Iterator[None]:
             raise
 
 
-def _read(netlink: IPRoute) -> Loopback:
-    found = dict(_networks(netlink))
+def _read() -> Loopback:
+    found = dict(addresses_of(LOOPBACK_INDEX))
     return Loopback(
-        ours=frozenset(network for network, is_ours in found.items() if is_ours),
-        foreign=frozenset(network for network, is_ours in found.items() if not is_ours),
+        ours=frozenset(network for network, mark in found.items() if mark == OUR_PROTOCOL),
+        foreign=frozenset(network for network, mark in found.items() if mark != OUR_PROTOCOL),
     )
-
-
-def _networks(netlink: IPRoute) -> Iterator[tuple[Network, bool]]:
-    for message in netlink.get_addr(index=LOOPBACK_INDEX):
-        address = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
-        network = ip_interface(f"{address}/{message['prefixlen']}").network
-        yield network, message.get("IFA_PROTO") == OUR_PROTOCOL
 
 
 def _is_single(network: Network) -> bool:
