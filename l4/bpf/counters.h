@@ -2,7 +2,8 @@
 /*
  * Counters by name. Each list below is the only place that names its counters: the loader reads the
  * names from here, in this order. A new counter goes to the end of its program's list; anything
- * else changes the meaning of pinned values and needs a new layout of `counters` and `vip_drops` (l4/pins.py).
+ * else changes the meaning of pinned values and needs a new layout of `counters` and `vip_drops`
+ * (l4/pins.py).
  */
 #ifndef EDGE_COUNTERS_H
 #define EDGE_COUNTERS_H
