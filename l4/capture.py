@@ -3,11 +3,10 @@
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
-from l4.balancer import BalancerAgent
 from l4.balancer_program import BalancerProgram
 from l4.flow_hash import row_of
 from l4.program_error import NotInService, ProgramError
@@ -35,10 +34,17 @@ DISORDER_NS = 10_000_000
 T = TypeVar("T")
 
 
+class Inspected(Protocol):
+    """What captures ask of a balancer agent."""
+
+    async def inspect(self, look: Callable[[BalancerProgram, BalancerSnapshot], T]) -> T:
+        """What `look` makes of the running program and its snapshot. Raises NotInService."""
+
+
 class Captures:
     """The captures of one balancer agent: one at a time."""
 
-    def __init__(self, agent: BalancerAgent, interface: str) -> None:
+    def __init__(self, agent: Inspected, interface: str) -> None:
         self._agent = agent
         self._interface = interface
         self._runs: Capture | None = None
@@ -68,15 +74,19 @@ class Captures:
         ends_at = trio.current_time() + question.seconds
         async with self._tapped(_plan(question, vip)) as tap:
             posted_at = trio.current_time()
+            is_over = False
             while True:
-                is_over = trio.current_time() >= ends_at
+                # A packet is counted before its copy is there: after the end, there is one more look.
+                was_over = is_over
+                is_over = trio.current_time() >= ends_at or tap.counts().taken >= question.packets
                 piece, is_drained = self._piece(tap, names)
-                if piece.packets or is_over or trio.current_time() - posted_at >= PIECE_EVERY_S:
+                is_last = was_over and is_drained
+                if piece.packets or is_last or trio.current_time() - posted_at >= PIECE_EVERY_S:
                     await post(piece)
                     posted_at = trio.current_time()
+                if is_last:
+                    return
                 if is_drained:
-                    if is_over or tap.counts().taken >= question.packets:
-                        return
                     await trio.sleep(LOOK_S)
 
     def _piece(self, tap: Tap, names: "_Names") -> tuple[CapturePiece, bool]:

@@ -23,7 +23,7 @@ _GUE_WORDS: Final = 0x1F
 _FRAGMENT_OFFSET: Final = 0x1FFF
 
 IPIP, TCP, UDP, IPV6 = 4, 6, 17, 41
-_NAMES: Final = {1: "ICMP", TCP: "TCP", UDP: "UDP", 44: "fragment", 58: "ICMPv6"}
+_NAMES: Final = {1: "ICMP", IPIP: "IPv4", IPV6: "IPv6", TCP: "TCP", UDP: "UDP", 44: "fragment", 58: "ICMPv6"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,10 @@ from l4.shared_maps import U32, total
 #: Maps that packets only read, by program: what the agents feed.
 SHARED = {
     "balancer": frozenset(
-        {"settings", "vips", "vip_prefixes", "vip_ports", "quic_servers", "members", "tables"},
+        {
+            *("settings", "vips", "vip_prefixes", "vip_ports", "quic_servers", "members", "tables"),
+            *("guard_ipv4", "guard_ipv6", "guard_ipv6_filter", "guard_limits"),
+        }
     ),
     "redirector": frozenset({"settings", "tunnel_sources", "members"}),
 }
@@ -31,9 +34,19 @@ SHARED = {
 #: Maps that packets change. A rehearsal has its own, empty but for what is put in; also of a map that neither names.
 WRITTEN_BY_PACKETS = {
     "balancer": frozenset(
-        {"counters", "vip_traffic", "vip_drops", "member_packets", "flow_table", "tap_note", "tap_programs"}
+        {
+            *("counters", "vip_traffic", "vip_drops", "vip_refusals", "member_packets"),
+            *("flow_table", "source_buckets", "vip_buckets", "node_buckets", "refusals"),
+            *("tap_note", "tap_programs"),
+        }
     ),
     "redirector": frozenset({"counters", "ingress"}),
+}
+
+#: Of these, arrays that decide: each frame is rehearsed on a copy of what they hold then.
+COPIED = {
+    "balancer": frozenset({"source_buckets", "vip_buckets", "node_buckets", "refusals"}),
+    "redirector": frozenset[str](),
 }
 
 _KEYED = frozenset({MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH})
@@ -50,6 +63,8 @@ class Rehearsal:
     ) -> None:
         """`pins` are the running program's. Raises ProgramError, OSError."""
         self._names = counter_names(program.upper())
+        self._running = pins
+        self._copied = COPIED[program]
         scratch = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=pins.directory.parent))
         try:
             shared = SHARED[program]
@@ -74,9 +89,12 @@ class Rehearsal:
         return self._maps[name]
 
     def forget(self) -> None:
-        """As if no frame had been run before."""
-        for own in self._maps.values():
-            if own.shape.type in _KEYED:
+        """As if no frame had been run before, and with the limits as they stand now."""
+        for name, own in self._maps.items():
+            if name in self._copied:
+                with self._running.open(name) as running:
+                    own.write_array(running.read_array())
+            elif own.shape.type in _KEYED:
                 for key in list(own.keys()):
                     own.delete(key)
             elif own.shape.type in _INDEXED and own.shape.max_entries <= _FEW:

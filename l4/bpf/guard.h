@@ -29,7 +29,7 @@ static __always_inline int refuse_from(const struct vip *vip, __u32 counter)
 	count(counter);
 	if (refusals && reason < GUARD_REASONS)
 		refusals->packets[reason] += 1;
-	return XDP_DROP;
+	return because(XDP_DROP, counter, id);
 }
 
 /* ADMITTED, or the counter that says why the packet is to be dropped. An established flow without

@@ -1,7 +1,6 @@
 """`edgectl capture`."""
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +132,6 @@ def capture(
     if terminal.as_json or file not in (None, "-"):
         terminal.result(content, lambda: drawn(run, file))
     else:
-        sys.stdout.flush()
         terminal.note(in_words(run))
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -31,13 +31,22 @@ class Sink(Protocol):
 @contextmanager
 def open_sink(file: str | None, snap_length: int, *, quiet: bool) -> Iterator[Sink]:
     """Lines if there is no file, nothing if those are not wanted either (`quiet`). Raises CommandFailed."""
-    if file is None:
-        yield Nothing() if quiet else Lines()
-    elif file == "-":
-        yield File(sys.stdout.buffer, snap_length)
+    if file is None and quiet:
+        yield Nothing()
+    elif file is None or file == "-":
+        yield Lines() if file is None else File(sys.stdout.buffer, snap_length)
+        _end_stdout()
     else:
         with _open_private(file) as opened:
             yield File(opened, snap_length)
+
+
+def _end_stdout() -> None:
+    """A reader that has gone had enough; Python must not complain about it at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_private(file: str) -> BinaryIO:
@@ -81,7 +90,8 @@ class Lines(Nothing):
         return True
 
     def flush(self) -> None:
-        sys.stdout.flush()
+        with suppress(BrokenPipeError):  # the next line tells that the reader has gone
+            sys.stdout.flush()
 
 
 @dataclass
@@ -91,35 +101,39 @@ class File:
     file: BinaryIO
     snap_length: int
     is_silent: bool = True
-    writer: PcapngWriter = field(init=False)
-    interfaces: dict[str, int] = field(default_factory=dict)
-    is_broken: bool = False
-
-    def __post_init__(self) -> None:
-        self.writer = PcapngWriter(self.file, "edgectl capture")
+    has_reader: bool = field(default=True, init=False)
+    """False once the reader of a pipe has gone."""
+    _writer: PcapngWriter | None = field(default=None, init=False)
+    _interfaces: dict[str, int] = field(default_factory=dict, init=False)
+    """Interfaces are the L4 nodes."""
 
     def take(self, node: str, packet: CapturedPacket) -> bool:
         direction = Direction.OUTBOUND if packet.verdict is Verdict.SENT else Direction.INBOUND
-        try:
-            self.writer.add_packet(
-                self._interface(node), packet.at_ns, packet.octets, packet.length, direction, fate(packet)
-            )
-        except BrokenPipeError:
-            self.is_broken = True
-        return not self.is_broken
+        with self._while_read():
+            writer, interface = self._interface(node)
+            writer.add_packet(interface, packet.at_ns, packet.octets, packet.length, direction, fate(packet))
+        return self.has_reader
 
     def end(self, node: str, until_ns: int, packets: int, lost: int) -> None:
-        if not self.is_broken:
-            self.writer.add_statistics(self._interface(node), until_ns, packets + lost, lost)
+        with self._while_read():
+            writer, interface = self._interface(node)
+            writer.add_statistics(interface, until_ns, packets + lost, lost)
 
     def flush(self) -> None:
-        try:
-            self.writer.flush()
-        except BrokenPipeError:
-            self.is_broken = True
+        with self._while_read():
+            self.file.flush()
 
-    def _interface(self, node: str) -> int:
-        """Interfaces are the L4 nodes."""
-        if node not in self.interfaces:
-            self.interfaces[node] = self.writer.add_interface(node, self.snap_length)
-        return self.interfaces[node]
+    @contextmanager
+    def _while_read(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            self.has_reader = False
+
+    def _interface(self, node: str) -> tuple[PcapngWriter, int]:
+        """The writer, and the node's number in it."""
+        if self._writer is None:
+            self._writer = PcapngWriter(self.file, "edgectl capture")
+        if node not in self._interfaces:
+            self._interfaces[node] = self._writer.add_interface(node, self.snap_length)
+        return self._writer, self._interfaces[node]

@@ -75,9 +75,6 @@ class PcapngWriter:
         options = [(_STATISTICS_RECEIVED, struct.pack("<Q", received)), (_STATISTICS_DROPPED, struct.pack("<Q", lost))]
         self._block(_INTERFACE_STATISTICS, body, options)
 
-    def flush(self) -> None:
-        self.file.flush()
-
     def _block(self, kind: int, body: bytes, options: Iterable[tuple[int, bytes]]) -> None:
         encoded = bytearray()
         for code, value in options:

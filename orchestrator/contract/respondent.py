@@ -55,6 +55,7 @@ async def answer_inquiries(respondent: Respondent, connection: Connection, is_cu
     """Takes inquiries, and answers up to `MAX_AT_ONCE` at a time, while `is_current` (looked at between polls)."""
     backoff = Backoff()
     places = trio.CapacityLimiter(MAX_AT_ONCE)
+    under_way: set[str] = set()
     async with trio.open_nursery() as nursery:
         while is_current():
             try:
@@ -67,13 +68,23 @@ async def answer_inquiries(respondent: Respondent, connection: Connection, is_cu
                 await trio.sleep(UNKNOWN_PATH_S)
                 continue
             backoff.reset()
-            if inquiry is not None:
-                nursery.start_soon(_within, places, _Answering(inquiry, connection), respondent)
+            if inquiry is None:
+                continue
+            if inquiry.id in under_way:  # handed out again, as its first piece took long
+                await trio.sleep(PIECE_EVERY_S)
+                continue
+            under_way.add(inquiry.id)
+            nursery.start_soon(_answer, places, under_way, _Answering(inquiry, connection), respondent)
 
 
-async def _within(places: trio.CapacityLimiter, answering: "_Answering", respondent: Respondent) -> None:
-    async with places:
-        await answering.run(respondent)
+async def _answer(
+    places: trio.CapacityLimiter, under_way: set[str], answering: "_Answering", respondent: Respondent
+) -> None:
+    try:
+        async with places:
+            await answering.run(respondent)
+    finally:
+        under_way.discard(answering.inquiry.id)
 
 
 async def _next(connection: Connection) -> Inquiry | None:

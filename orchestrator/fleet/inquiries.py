@@ -2,7 +2,9 @@
 
 Theory of operation
 
-1. `ask` puts a question down. The agent it is for waits in `next_for` and is handed it at once.
+1. `ask` puts a question down. The agent it is for waits in `next_for` and is handed it at once. An agent that died
+   leaves a poll that nobody reads any more: the newest poll is the one that counts, and a question of which nothing
+   was heard is handed out again. Agents know what they are at by its id.
 2. The agent brings its answer piece by piece (`take_piece`), at least one a second. While the operator has not fetched
    what there is and the buffer is full, the agent is kept waiting: nothing grows.
 3. The operator fetches pieces (`progress`) until the inquiry has ended.
@@ -40,6 +42,8 @@ MAX_WAITING_OCTETS = 2 * 1024 * 1024
 #: Seconds after which a silent agent or operator is given up: some pieces, or some fetches, in a row.
 AGENT_SILENT_S = 10 * PIECE_EVERY_S
 OPERATOR_SILENT_S = 15.0
+#: Seconds after which a question that was handed out, and of which nothing was heard, is handed out again.
+HAND_OUT_AGAIN_S = 2 * PIECE_EVERY_S
 #: Seconds of an inquiry's life: the longest capture, and the last pieces of it.
 MAX_LIFE_S = MAX_CAPTURE_S + 30.0
 #: Seconds between two looks at silences while somebody waits.
@@ -55,12 +59,19 @@ class _Open:
     asked_at: float
     fetched_at: float
     taken_at: float | None = None
+    first_taken_at: float | None = None
     heard_at: float | None = None
+    """When the agent's last piece came in."""
     answers: list[Answer] = field(default_factory=list)
     octets: int = 0
     ended: bool = False
     problem: Problem | None = None
     changed: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def silent_since(self) -> float | None:
+        """When the agent was last heard of, or first handed the question."""
+        return self.heard_at if self.heard_at is not None else self.first_taken_at
 
     def end(self, problem: Problem | None = None) -> None:
         if not self.ended:
@@ -79,7 +90,8 @@ class InquiryBoard:
 
     monotonic: Callable[[], float] = trio.current_time
     _open: dict[str, _Open] = field(default_factory=dict)
-    _polled_at: dict[AgentIdentity, float] = field(default_factory=dict)
+    _polls: dict[AgentIdentity, int] = field(default_factory=dict)
+    """How often each agent has asked for inquiries since this orchestrator started."""
     _arrived: trio.Event = field(default_factory=trio.Event)
 
     def __repr__(self) -> str:
@@ -133,19 +145,23 @@ class InquiryBoard:
     # --- agents
 
     async def next_for(self, agent: AgentIdentity, wait_s: float) -> Inquiry | None:
-        """The oldest inquiry that this agent has not been handed yet; None when the wait is over."""
+        """The oldest inquiry that waits for this agent; None when the wait is over, or a newer call waits instead."""
         until = self.monotonic() + wait_s
-        while True:
-            now = self._polled_at[agent] = self.monotonic()
-            for one in self._open.values():
-                if one.agent == agent and one.taken_at is None and not one.ended:
-                    one.taken_at = one.heard_at = now
+        poll = self._polls[agent] = self._polls.get(agent, 0) + 1
+        while self._polls.get(agent) == poll:
+            now = self.monotonic()
+            waiting = [one for one in self._open.values() if one.agent == agent and one.heard_at is None]
+            for one in waiting:
+                if not one.ended and (one.taken_at is None or now - one.taken_at >= HAND_OUT_AGAIN_S):
+                    one.taken_at = now
+                    one.first_taken_at = one.first_taken_at or now
                     return one.inquiry
             if now >= until:
-                return None
+                break
             arrived = self._arrived
-            with trio.move_on_after(until - now):
+            with trio.move_on_after(min(LOOK_S, until - now) if waiting else until - now):
                 await arrived.wait()
+        return None
 
     async def take_piece(self, agent: AgentIdentity, inquiry_id: str, piece: Piece) -> bool:
         """Takes a piece as soon as there is room. False if nobody wants it."""
@@ -172,8 +188,8 @@ class InquiryBoard:
 
     def keep_only(self, agents: set[AgentIdentity]) -> None:
         """Forget agents that the fleet no longer knows, and whoever has fallen silent: bounds the board."""
-        for agent in self._polled_at.keys() - agents:
-            del self._polled_at[agent]
+        for agent in self._polls.keys() - agents:
+            del self._polls[agent]
         self._give_up_silent()
 
     # --- silence
@@ -196,7 +212,7 @@ class InquiryBoard:
                 del self._open[inquiry_id]
             elif one.taken_at is None and now - one.asked_at > TAKE_S:
                 one.end(self._not_taken(one.agent))
-            elif one.heard_at is not None and now - one.heard_at > AGENT_SILENT_S:
+            elif one.silent_since is not None and now - one.silent_since > AGENT_SILENT_S:
                 one.end(
                     Problem(
                         code="agent_does_not_answer",
@@ -208,7 +224,7 @@ class InquiryBoard:
                 one.end(Problem(code="too_slow", message=f"no end after {MAX_LIFE_S:.0f} s", hint="ask again"))
 
     def _not_taken(self, agent: AgentIdentity) -> Problem:
-        if agent in self._polled_at:
+        if agent in self._polls:
             return Problem(
                 code="agent_does_not_answer",
                 message=f"{agent} did not take the question within {TAKE_S:.0f} s",

@@ -10,6 +10,7 @@ from scapy.layers.inet import IP, TCP
 
 from l4.balancer_program import BalancerProgram
 from l4.entries import MemberEntry
+from l4.guard_lists import Listing
 from l4.program_loader import counter_names
 from l4.tap import RING_PAGES, Tap, is_in_place
 from l4.tap_records import TapPlan, TapRecord
@@ -91,6 +92,19 @@ def test_a_dropped_packet_is_copied_as_it_arrived_with_the_reason(tapped: Balanc
     assert record.octets == frame
     assert record.note.reason is not None
     assert (record.note.verdict, COUNTERS[record.note.reason], record.note.owner) == (Verdict.DROP, "bad_tcp_flags", 0)
+
+
+def test_what_the_guard_refuses_is_copied_with_the_reason(tapped: BalancerProgram) -> None:
+    tapped.guard.set_lists({ip_network(FLOWS["ipv4"].client): Listing.BLOCKED})
+    tapped.set_settings(node_settings(tapped.rows, lists_ipv4=True))
+    try:
+        with Tap(tapped.pins, plan()) as tap:
+            assert run(tapped.descriptor, framed(inner_packet(FLOWS["ipv4"], "A"))).verdict is Verdict.DROP
+            (record,) = captured(tap)
+    finally:
+        tapped.guard.set_lists({})
+    assert record.note.reason is not None
+    assert (COUNTERS[record.note.reason], record.note.vip_id) == ("blocked", VIP_ID)
 
 
 def test_other_vips_and_other_traffic_are_not_copied(tapped: BalancerProgram) -> None:

@@ -3,8 +3,8 @@
 import itertools
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from scapy.layers.l2 import Ether
 from l4 import trace, trace_arrival
 from l4.balancer_program import BalancerProgram
 from l4.entries import MemberEntry
+from l4.guard import RateLimit, VipLimits
+from l4.guard_lists import Listing
 from l4.interface import Interface
 from l4.pins import LAYOUTS
 from l4.probe_frame import probe_frame
@@ -199,6 +201,39 @@ def test_the_explanation_is_what_the_program_does(
         assert tuple(owner.id for owner in answer.chain) == fed.read_row(1, answer.row)
     elif done.verdict is Action.DROP:
         assert answer.reason in answer.counters
+
+
+@pytest.mark.parametrize(("flags", "packets"), [("S", 1), ("A", 1), ("S", 3), ("A", 3)])
+def test_the_guard_is_asked_and_its_limits_are_as_they_stand(
+    fed: BalancerProgram, told: Asked, flags: str, packets: int
+) -> None:
+    """One SYN is admitted; a further one of its source is not, and a trace of it uses nothing up."""
+    fed.guard.set_limits(VipLimits(), {1: VipLimits(source=RateLimit(0.001, burst=2))})
+    try:
+        for number in range(packets):
+            asked = probe(CASES["ipv4"], flags, port=43000 + number)
+            answers = [told.balance(asked) for _ in range(3)]
+            before = fed.counters()
+            done = run(fed.descriptor, probe_frame(asked, LOOPBACK.mac))
+            for answer in answers:
+                assert answer.verdict is ACTIONS[done.verdict]
+                assert answer.counters == moved(before, fed.counters())
+        assert done.verdict is (Action.DROP if (flags, packets) == ("S", 3) else Action.TX)
+    finally:
+        fed.guard.set_limits(VipLimits(), {})
+
+
+@pytest.mark.parametrize(("source", "is_blocked"), [("198.51.100.7", True), ("198.51.101.7", False)])
+def test_a_blocked_source_is_told(fed: BalancerProgram, told: Asked, source: str, is_blocked: bool) -> None:
+    fed.guard.set_lists({ip_network("198.51.100.0/24"): Listing.BLOCKED})
+    fed.set_settings(node_settings(fed.rows, lists_ipv4=True))
+    try:
+        answer = told.balance(probe(replace(CASES["ipv4"], source=source), "A"))
+    finally:
+        fed.guard.set_lists({})
+    assert (answer.reason == "blocked") == is_blocked
+    assert (answer.verdict is Verdict.DROPPED) == is_blocked
+    assert answer.vip == "vip-1"
 
 
 @pytest.mark.parametrize("flags", ["S", "A"])

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from orchestrator.contract.report import (
     Status,
     TableStatus,
 )
+from orchestrator.contract.respondent import Respondent
 from orchestrator.contract.snapshot import BalancerSnapshot, RedirectorSnapshot, Snapshot
 from orchestrator.contract.state_directory import StateDirectory
 from tests.orchestrator.fleets import files, proxy_status, redirector_status
@@ -101,6 +102,8 @@ class LiveFleet:
     port: int
     open_flows: dict[str, int] = field(default_factory=dict)
     """Node → flows that its agents report from now on."""
+    respondent: Callable[[str, AgentRole], Respondent | None] = lambda _node, _role: None
+    """Who answers inquiries to an agent; asked once, when the agent starts."""
     detached: set[str] = field(default_factory=set)
     """Nodes whose redirectors report from now on that their program is not attached."""
 
@@ -217,7 +220,7 @@ async def _join_and_run(fleet: LiveFleet, node: str, role: AgentRole) -> None:
     token_file.touch(0o600)
     token_file.write_text(await _issue_token(fleet, node, role))
     await join(state, orchestrator=fleet.endpoint, token_file=token_file, node=node, role=role)
-    await run_agent(ReportingAgent(node, role, fleet), state=state)
+    await run_agent(ReportingAgent(node, role, fleet), state=state, respondent=fleet.respondent(node, role))
 
 
 async def _issue_token(fleet: LiveFleet, node: str, role: AgentRole) -> str:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from orchestrator.cli.main import main
 
 COMMANDS = [
-    *([name] for name in ("status", "get", "apply", "drain", "undrain", "token", "lab")),
+    *([name] for name in ("status", "get", "apply", "drain", "undrain", "capture", "trace-packet", "token", "lab")),
     *(["lab", name] for name in ("up", "down", "status", "exec", "demo")),
 ]
 
@@ -40,6 +40,16 @@ def test_every_command_has_help_with_an_example_or_a_sentence(command: list[str]
         ["drain", "proxy-1", "--deadline", "-5"],
         ["drain", "proxy-1", "--cancel", "--force"],
         ["token", "proxy-1", "conductor"],
+        ["capture"],
+        ["capture", "web-v4", "--for", "1h"],
+        ["capture", "web-v4", "--for", "0s"],
+        ["capture", "web-v4", "--count", "0"],
+        ["capture", "web-v4", "--snap-length", "10"],
+        ["trace-packet", "--src", "198.51.100.7:1"],
+        ["trace-packet", "--src", "198.51.100.7", "--dst", "203.0.113.10:443"],
+        ["trace-packet", "--src", "2001:db8::7:1", "--dst", "[2001:db8::1]:443"],
+        ["trace-packet", "--src", "198.51.100.7:1", "--dst", "[2001:db8::1]:443"],
+        ["trace-packet", "--src", "198.51.100.7:1", "--dst", "203.0.113.10:443", "--flags", "X"],
         ["apply", "/no/such/directory"],
         ["lab", "up", "--proxies", "0"],
     ],

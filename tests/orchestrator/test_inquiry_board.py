@@ -21,6 +21,7 @@ from orchestrator.contract.inquiry import (
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.fleet.document import FleetRefused
 from orchestrator.fleet.inquiries import (
+    AGENT_SILENT_S,
     MAX_INQUIRIES,
     MAX_INQUIRIES_OF_AGENT,
     MAX_WAITING_OCTETS,
@@ -108,6 +109,39 @@ async def test_an_agent_of_an_older_version_is_told_from_a_silent_one() -> None:
     assert progress.problem is not None
     assert progress.problem.code == "agent_takes_no_questions"
     assert "upgrade" in (progress.problem.hint or "")
+
+
+async def test_a_question_that_a_dead_agent_was_handed_is_handed_to_the_next() -> None:
+    board = InquiryBoard()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(board.next_for, BALANCER, 20)  # of a process that is killed: nobody reads what it is told
+        await trio.testing.wait_all_tasks_blocked()
+        asked = board.ask("operator ada", BALANCER, CAPTURE)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        taken = await board.next_for(BALANCER, 20)
+        assert taken is not None
+        assert taken.id == asked
+        assert trio.current_time() - began < AGENT_SILENT_S
+    assert await board.take_piece(BALANCER, asked, Piece())
+    assert await board.next_for(BALANCER, 5) is None, "and not once more, since it is under way"
+
+
+async def test_of_two_polls_the_newer_is_handed_the_question() -> None:
+    """The older is a dead process's."""
+    board = InquiryBoard()
+    taken: dict[str, object] = {}
+    async with trio.open_nursery() as nursery:
+
+        async def poll(name: str) -> None:
+            taken[name] = await board.next_for(BALANCER, 20)
+
+        for name in ("older", "newer"):
+            nursery.start_soon(poll, name)
+            await trio.testing.wait_all_tasks_blocked()
+        board.ask("operator ada", BALANCER, CAPTURE)
+    assert taken["older"] is None
+    assert taken["newer"] is not None
 
 
 async def test_an_agent_that_falls_silent_ends_its_answer() -> None:

@@ -14,7 +14,12 @@ from orchestrator.cli.pcapng import Direction, PcapngWriter
 
 AT_NS = 1_795_254_000_123_456_789
 FRAMES = [
-    bytes(Ether() / IP(src="198.51.100.7", dst="203.0.113.10") / TCP(sport=40000 + n, dport=443) / (b"x" * n))
+    bytes(
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+        / IP(src="198.51.100.7", dst="203.0.113.10")
+        / TCP(sport=40000 + n, dport=443)
+        / (b"x" * n)
+    )
     for n in range(5)
 ]
 COMMENTS = ["forwarded to proxy-1, row 123, chain proxy-2", "", "dropped: bad_tcp_flags", "später", "x" * 70000]
@@ -77,7 +82,7 @@ def test_a_file_that_ends_after_any_packet_is_whole(tmp_path: Path) -> None:
     writer = PcapngWriter(memory, "edgectl test")
     interface = writer.add_interface("l4-1:eth0", 64)
     for number in range(3):
-        frame = bytes(Ether() / IP() / UDP(sport=number))
+        frame = bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP() / UDP(sport=number))
         writer.add_packet(interface, AT_NS, frame, len(frame), Direction.OUTBOUND, "")
         path = tmp_path / f"{number}.pcapng"
         path.write_bytes(memory.getvalue())
