@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
 
 import pytest
 
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.pool import PoolForwarding
 from orchestrator.contract.snapshot import Snapshot
+from orchestrator.contract.vip import Vip, VipMode
 from orchestrator.lab.fabric import attach_pass_program
 from tests.l4.edge import (
     ACTIVE,
@@ -173,6 +175,48 @@ def test_flows_of_a_draining_proxy_go_on_and_are_counted_until_they_end(
     for flow in on_second:
         flow.close()
     eventually(lambda: needed(edge, "proxy-2", 1) == 0, "the census of proxy-2 counts no flow any more")
+
+
+BLOCKS = tuple(
+    Vip(
+        name=name,
+        id=vip_id,
+        address=ip_address(address),
+        prefix_length=length,
+        port=400,
+        last_port=500,
+        mode=VipMode.TERMINATE,
+        pool="edge",
+    )
+    for name, vip_id, address, length in (
+        ("block-v4", 11, "203.0.113.64", 28),
+        ("block-v6", 12, "2001:db8:203:64::", 64),
+    )
+)
+
+
+def test_blocks_of_addresses_with_ranges_of_ports_are_announced_and_served(edge: Edge) -> None:
+    more = {"vips": (*VIPS, *BLOCKS)}
+    for member, name in PROXIES.items():
+        restart(edge, name, AgentRole.REDIRECTOR, redirector_snapshot(2, member, ACTIVE).model_copy(update=more))
+    restart(edge, "l4", AgentRole.BALANCER, balancer_snapshot(2, ACTIVE).model_copy(update=more))
+
+    def blocks_announced() -> bool:
+        told = edge.execute("router", "ip", "route") + edge.execute("router", "ip", "-6", "route")
+        return all(f"{vip.network} " in told for vip in BLOCKS)
+
+    eventually(blocks_announced, "the router learns the blocks")
+
+    def carries(address: str) -> bool:
+        with edge.inside("client", socket.create_connection, (address, 443), 5) as flow:
+            flow.recv(64)
+            return echoes(flow)
+
+    for address in ("203.0.113.64", "203.0.113.70", "203.0.113.79", "2001:db8:203:64::", "2001:db8:203:64::ffff:1"):
+        assert carries(address), address
+    metrics = edge.metrics("l4")
+    assert metrics['edge_l4_vip_packets_total{vip="block-v4"}'] > 0
+    assert metrics['edge_l4_vip_packets_total{vip="block-v6"}'] > 0
 
 
 def test_without_the_second_chance_the_same_drain_breaks_flows(
