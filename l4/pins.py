@@ -22,7 +22,7 @@ from l4.program_error import ProgramError
 #: with every change of these in `l4/bpf/`. A map that is not listed here has no pin, and the C does not compile.
 LAYOUTS: Mapping[str, Mapping[str, int]] = {
     "balancer": {
-        "counters": 3,
+        "counters": 4,
         "settings": 2,
         "vips": 2,
         "vip_prefixes": 1,
@@ -47,7 +47,7 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
         "vip_refusals": 1,
     },
     "redirector": {
-        "counters": 3,
+        "counters": 4,
         "settings": 3,
         "tunnel_sources": 2,
         "members": 2,

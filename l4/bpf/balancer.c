@@ -8,6 +8,7 @@
 
 #include "balancer_maps.h"
 #include "encapsulate.h"
+#include "echo.h"
 #include "flow_table.h"
 #include "forwarding.h"
 #include "guard.h"
@@ -15,6 +16,7 @@
 #include "parse.h"
 #include "quic.h"
 #include "tap.h"
+#include "too_big.h"
 #include "vips.h"
 
 static __always_inline int drop(__u32 counter)
@@ -83,6 +85,16 @@ static __always_inline int find_special_route(struct packet *packet, const void 
 	return result;
 }
 
+static __always_inline int answer_ping(struct xdp_md *ctx, const struct packet *packet,
+				       const struct balancer_settings *node)
+{
+	if (!is_vip_address(&packet->flow.service))
+		return XDP_PASS;
+	if (node && is_blocked(packet, node))
+		return drop(COUNT_blocked);
+	return answer_echo(ctx, packet);
+}
+
 /* The verdict, and what is to be told of it (outcome.h). `settings` are set as far as they matter.
  */
 static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings **settings)
@@ -90,6 +102,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 	void *end = (void *)(long)ctx->data_end;
 	struct balancer_settings *node;
 	struct packet packet = {};
+	struct egress egress = {};
 	struct route route = {};
 	struct link link;
 	struct vip *vip;
@@ -101,8 +114,6 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 	if (!read_link((void *)(long)ctx->data, end, &link) ||
 	    (node && !is_for_mac(link.ethernet, node->mac)))
 		return XDP_PASS;
-	if (unlikely(link.tags)) /* nothing here puts them back */
-		return XDP_PASS;
 	packet.vlan_tags = link.tags;
 	result = parse_ip(link.payload, end, link.type, &packet);
 	if (unlikely(result != PARSED))
@@ -110,7 +121,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 
 	/* 2. Which VIP is it for? */
 	if (unlikely(packet.is_echo))
-		return refuse(&packet, COUNT_other_protocol);
+		return answer_ping(ctx, &packet, node);
 	vip = find_vip(&packet);
 	if (!vip)
 		return leave(&packet);
@@ -124,9 +135,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 	if (unlikely(result != ADMITTED))
 		return refuse_from(vip, result);
 
-	/* 4. Ping: answered here. */
-
-	/* 5. Route: hash, and owner of the row; or what the VIP's flags say. */
+	/* 4. Route: hash, and owner of the row; or what the VIP's flags say. */
 	if (unlikely(is_lost_fragment(&packet, vip)))
 		return drop_from(vip, COUNT_fragment);
 	if (likely(!vip->flags)) {
@@ -141,19 +150,26 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 	if (unlikely(result != ROUTED))
 		return drop_from(vip, result);
 
-	/* 6. Does it fit? */
-	if (packet.length + ENCAPSULATION > node->mtu)
-		return drop_from(vip, COUNT_packet_too_big);
+	/* 5. The way out. Does it fit? */
+	result = find_egress(ctx, &packet, node, vip, &route, hash, &egress);
+	if (unlikely(result != FOUND))
+		return drop_from(vip, result);
+	if (unlikely(packet.length + overhead(vip, route.member) > egress.mtu)) {
+		drop_from(vip, COUNT_packet_too_big);
+		return answer_too_big(ctx, &packet, vip->id,
+				      egress.mtu - overhead(vip, route.member));
+	}
 
-	/* 7. Encapsulate. */
-	if (encapsulate(ctx, &packet, node, &route, hash))
-		return drop_from(vip, COUNT_no_room);
+	/* 6. Encapsulate. */
+	result = send_to_owner(ctx, &packet, node, vip, &route, hash, &egress);
+	if (unlikely(result < 0))
+		return drop_from(vip, -result);
 
-	/* 8. Count, and send. */
+	/* 7. Count, and send. */
 	count_forwarded(vip->id, packet.length, route.owner);
 	if (unlikely(is_tapped(node)))
-		show_forwarded(ctx, XDP_TX, vip, &route, hash);
-	return XDP_TX;
+		show_forwarded(ctx, result, vip, &route, hash);
+	return result;
 }
 
 int edge_balancer(struct xdp_md *ctx)

@@ -45,7 +45,24 @@
 	X(syn_vip_limit)                                                                           \
 	X(new_flow_limit)                                                                          \
 	X(syn_retransmissions)                                                                     \
-	X(flows_not_remembered)
+	X(flows_not_remembered)                                                                    \
+	X(no_mac)                                                                                  \
+	X(no_source)                                                                               \
+	X(too_big_answered)                                                                        \
+	X(too_big_limited)                                                                         \
+	X(too_big_unanswerable)                                                                    \
+	X(echo_answered)                                                                           \
+	X(echo_limited)                                                                            \
+	X(echo_unanswerable)                                                                       \
+	X(echo_passed)                                                                             \
+	X(fib_blackhole)                                                                           \
+	X(fib_unreachable)                                                                         \
+	X(fib_prohibited)                                                                          \
+	X(fib_not_forwarded)                                                                       \
+	X(fib_forwarding_disabled)                                                                 \
+	X(fib_unsupported)                                                                         \
+	X(fib_no_neighbour)                                                                        \
+	X(fib_failed)
 
 #define REDIRECTOR_COUNTERS(X)                                                                     \
 	X(source_refused)                                                                          \
@@ -75,6 +92,6 @@ enum parse_counter {
 };
 
 /* Entries of the pinned array: more than are named, so that a later version can name more. */
-#define COUNTER_SLOTS 64
+#define COUNTER_SLOTS 128
 
 #endif

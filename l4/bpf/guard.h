@@ -32,6 +32,14 @@ static __always_inline int refuse_from(const struct vip *vip, __u32 counter)
 	return because(XDP_DROP, counter, id);
 }
 
+/* Of a packet that has no VIP of its own: a ping. */
+static __always_inline bool is_blocked(const struct packet *packet,
+				       const struct balancer_settings *node)
+{
+	return (node->flags & (packet->is_ipv6 ? NODE_LISTS_IPV6 : NODE_LISTS_IPV4)) &&
+	       find_listing(packet) == BLOCKED;
+}
+
 /* ADMITTED, or the counter that says why the packet is to be dropped. An established flow without
  * lists costs two comparisons. */
 static __always_inline int guard_packet(const struct packet *packet, const struct vip *vip,

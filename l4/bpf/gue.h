@@ -12,6 +12,8 @@
 #include <uapi/linux/ipv6.h>
 #include <uapi/linux/udp.h>
 
+#include "checksum.h"
+
 #define GUE_PORT 6080		    /* IANA: gue */
 #define GUE_SOURCE_PORT_BASE 0xc000 /* the dynamic ports, 49152 to 65535 (RFC 6335 section 6) */
 #define GUE_SOURCE_PORT_MASK 0x3fff
@@ -51,19 +53,5 @@ struct outer_v6 {
 
 /* What encapsulation adds to a packet. */
 #define ENCAPSULATION (sizeof(struct outer_v4))
-
-/* RFC 1071, for a header without options whose checksum field is zero. */
-static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
-{
-	const __u16 *half = (const __u16 *)ip;
-	__u32 sum = 0;
-
-#pragma unroll
-	for (int i = 0; i < (int)sizeof(*ip) / 2; i++)
-		sum += half[i];
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
 
 #endif

@@ -173,22 +173,6 @@ def test_row_without_owners_table_or_members_drops_by_name(balancer: BalancerPro
     assert change(before, balancer.counters()) == {"no_table": 1}
 
 
-@pytest.mark.parametrize("family", FLOWS)
-def test_packet_that_would_not_fit_is_counted_and_one_that_just_fits_is_sent(
-    balancer: BalancerProgram, family: str
-) -> None:
-    set_up(balancer, mtu=1500)
-    set_chain(balancer, MEMBERS[:1], (True,))
-    headers = len(inner_packet(FLOWS[family], "A"))
-    fits = inner_packet(FLOWS[family], "A", bytes(1500 - 44 - headers))
-    outcome = run(balancer.descriptor, framed(fits))
-    assert (outcome.verdict, len(outcome.frame)) == (Verdict.TX, 14 + 1500)
-    before = balancer.counters()
-    outcome = run(balancer.descriptor, framed(inner_packet(FLOWS[family], "A", bytes(1500 - 44 - headers + 1))))
-    assert outcome.verdict is Verdict.DROP
-    assert change(before, balancer.counters()) == {"packet_too_big": 1}
-
-
 def test_vips_and_members_are_counted(balancer: BalancerProgram) -> None:
     set_up(balancer)
     set_chain(balancer, MEMBERS[:1], (True,))

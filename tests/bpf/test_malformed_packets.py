@@ -68,7 +68,6 @@ def extended(ends: Ends, *headers: Packet) -> Packet:
 
 ERROR = {False: bytes([3, 4]) + bytes(6), True: bytes([2, 0]) + bytes(6)}
 """An ICMP header of type "too big", by whether it is ICMPv6."""
-PING = {False: bytes([8, 0]) + bytes(6), True: bytes([128, 0]) + bytes(6)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +154,6 @@ CASES = (
         "source_route",
         lambda ends: extended(ends, IPv6ExtHdrRouting(type=4, segleft=1, addresses=["2001:db8::1"])),
         ("ipv6",),
-    ),
-    Case(
-        "ping", "other_protocol", lambda ends: octets_after_ip(ends, PING[ends.is_ipv6], icmp_number(ends)), passes=True
     ),
     Case("ESP", "other_protocol", lambda ends: octets_after_ip(ends, bytes(40), ESP_NUMBER), passes=True),
     Case(

@@ -268,7 +268,7 @@ def test_too_large_for_the_path_is_told(fed: BalancerProgram, told: Asked) -> No
     done = run(fed.descriptor, probe_frame(asked, LOOPBACK.mac))
     assert answer.verdict is ACTIONS[done.verdict]
     assert answer.counters == moved(before, fed.counters())
-    assert answer.reason == "packet_too_big"
+    assert answer.reason == "too_big_answered"
 
 
 def test_nothing_is_left_in_the_bpffs(fed: BalancerProgram, told: Asked, bpffs: Path) -> None:

@@ -67,6 +67,7 @@ class Tunnel:
     ttl: int = 64
     traffic_class: int = 0
     source_port: int = 0xC123
+    flow_label: int = 0
 
     @classmethod
     def to_here(cls, underlay: Underlay) -> Self:
@@ -87,7 +88,7 @@ class Tunnel:
             outer.tos, outer.proto = self.traffic_class, protocol
         else:
             outer = IPv6(src=str(self.source), dst=str(self.destination), hlim=self.ttl)
-            outer.tc, outer.nh = self.traffic_class, protocol
+            outer.tc, outer.fl, outer.nh = self.traffic_class, self.flow_label, protocol
         if self.kind is Kind.GUE:
             outer.setfieldval("proto" if self.source.version == 4 else "nh", socket.IPPROTO_UDP)
             outer /= UDP(sport=self.source_port, dport=GUE_PORT, chksum=0)
