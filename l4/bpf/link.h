@@ -10,6 +10,7 @@
 #include <uapi/linux/if_ether.h>
 
 #include "ethernet.h"
+#include "verifier.h"
 
 #define MAX_VLAN_TAGS 2
 

@@ -15,6 +15,7 @@
 #include "extensions.h"
 #include "packet.h"
 #include "quote.h"
+#include "verifier.h"
 
 /* Reads the TCP header at `start`, which has `length` octets by what IP claims. */
 static __always_inline int parse_tcp(void *start, void *end, __u32 length, struct packet *packet)
@@ -75,6 +76,25 @@ static __always_inline int parse_fragment(__u8 protocol, struct packet *packet)
 	return PARSED;
 }
 
+/* Joins the less usual ways: what was found is all that counts from here on, not how. */
+static __always_inline int join(int result, struct packet *packet)
+{
+	if (result != PARSED)
+		return result;
+	packet->flow.service.protocol = forget(packet->flow.service.protocol, packet->ip, 0xff);
+	packet->flow.service.port = forget(packet->flow.service.port, packet->ip, 0xffff);
+	packet->flow.client_port = forget(packet->flow.client_port, packet->ip, 0xffff);
+	packet->length = forget(packet->length, packet->ip, 0xffff);
+	packet->tcp_flags = forget(packet->tcp_flags, packet->ip, 0xff);
+	packet->is_icmp_error = forget(packet->is_icmp_error, packet->ip, 1);
+	packet->is_fragment = forget(packet->is_fragment, packet->ip, 1);
+	packet->is_echo = forget(packet->is_echo, packet->ip, 1);
+	if (packet->udp)
+		packet->udp =
+		    packet->ip + forget((void *)packet->udp - packet->ip, packet->ip, 0x3fff);
+	return PARSED;
+}
+
 static __always_inline int parse_ipv4(struct iphdr *ip, void *end, struct packet *packet)
 {
 	__u32 header;
@@ -94,13 +114,15 @@ static __always_inline int parse_ipv4(struct iphdr *ip, void *end, struct packet
 
 	packet->payload = (void *)ip + header;
 	if (unlikely(ip->frag_off & htons(IPV4_FRAGMENT)))
-		return parse_fragment(ip->protocol, packet);
+		return join(parse_fragment(ip->protocol, packet), packet);
 	if (likely(ip->protocol == IPPROTO_TCP))
 		return parse_tcp(packet->payload, end, packet->length - header, packet);
 	if (ip->protocol == IPPROTO_UDP)
-		return parse_udp(packet->payload, end, packet->length - header, packet);
+		return join(parse_udp(packet->payload, end, packet->length - header, packet),
+			    packet);
 	if (ip->protocol == IPPROTO_ICMP)
-		return parse_icmp(packet->payload, end, packet->length - header, packet);
+		return join(parse_icmp(packet->payload, end, packet->length - header, packet),
+			    packet);
 	return COUNT_other_protocol;
 }
 
@@ -156,7 +178,7 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *end, struct pack
 		packet->payload = ip + 1;
 		return parse_tcp(ip + 1, end, payload, packet);
 	}
-	return parse_ipv6_payload(ip, end, packet);
+	return join(parse_ipv6_payload(ip, end, packet), packet);
 }
 
 /* Reads the IP packet at `ip`. `packet` must be zero. */
