@@ -28,7 +28,29 @@ enum {
 	FOUND = -1, /* other results are counters: why there is no way */
 };
 
-/* Reads what the kernel said. Its refusals stand in the order of their counters. */
+static __always_inline int name_refusal(long result)
+{
+	switch (result) {
+	case BPF_FIB_LKUP_RET_BLACKHOLE:
+		return COUNT_fib_blackhole;
+	case BPF_FIB_LKUP_RET_UNREACHABLE:
+		return COUNT_fib_unreachable;
+	case BPF_FIB_LKUP_RET_PROHIBIT:
+		return COUNT_fib_prohibited;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		return COUNT_fib_not_forwarded;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return COUNT_fib_forwarding_disabled;
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
+		return COUNT_fib_unsupported;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return COUNT_fib_no_neighbour;
+	default:
+		return COUNT_fib_failed;
+	}
+}
+
+/* Reads what the kernel said. */
 static __always_inline int judge_fib(long result, const struct bpf_fib_lookup *fib,
 				     struct egress *egress)
 {
@@ -36,10 +58,8 @@ static __always_inline int judge_fib(long result, const struct bpf_fib_lookup *f
 		egress->mtu = fib->mtu_result;
 		return FOUND; /* too small to be used, but known */
 	}
-	if (result >= BPF_FIB_LKUP_RET_BLACKHOLE && result <= BPF_FIB_LKUP_RET_NO_NEIGH)
-		return COUNT_fib_blackhole + result - BPF_FIB_LKUP_RET_BLACKHOLE;
 	if (result != BPF_FIB_LKUP_RET_SUCCESS)
-		return COUNT_fib_failed;
+		return name_refusal(result);
 	egress->mtu = 0xffff; /* the kernel has compared the size with the route's */
 	egress->interface = fib->ifindex;
 	__builtin_memcpy(egress->destination, fib->dmac, sizeof(fib->dmac));
