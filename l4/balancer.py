@@ -37,7 +37,7 @@ from l4.interface import InterfaceError, look_up_interface
 from l4.program_error import NotInService, ProgramError
 from l4.reload import NotReloaded, Replacement
 from l4.tap import Tap
-from l4.traffic import Traffic, read_traffic
+from l4.traffic import Traffic, read_drops, read_traffic
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import BalancerStatus, TableStatus
 from orchestrator.contract.snapshot import BalancerSnapshot, Snapshot
@@ -140,6 +140,7 @@ class BalancerAgent:
         """What this node runs, read back from the kernel at the last look, with the counters of now."""
         async with self._turn:
             counters = await trio.to_thread.run_sync(self._read_counters)
+            drops = await trio.to_thread.run_sync(self._read_drops)
             withheld = self.withheld
             vips = self._plan.snapshot.vips if self._plan else ()
             return BalancerStatus(
@@ -149,6 +150,7 @@ class BalancerAgent:
                 withheld=withheld,
                 tables=tuple(status for _, status in self._held.values()),
                 counters=counters,
+                drops=drops,
             )
 
     async def traffic(self) -> Traffic:
@@ -231,6 +233,8 @@ class BalancerAgent:
         loopback.reconcile(loopback.vips_on_loopback().ours & remaining)
 
     def _install(self, program: BalancerProgram, plan: BalancerPlan) -> None:
+        program.guard.set_lists(plan.guard.listed)
+        program.guard.set_limits(plan.guard.limits, plan.guard.limits_of_vip)
         self._set_settings(program, plan)
         # Members that only the old tables name go last, those that only the new ones name come first.
         known = {entry.id: entry for entry in (*(self._plan.members if self._plan else ()), *plan.members)}
@@ -263,6 +267,8 @@ class BalancerAgent:
             mtu=interface.mtu,
             mac=interface.mac,
             fib=snapshot.fib,
+            lists_ipv4=4 in plan.guard.families,
+            lists_ipv6=6 in plan.guard.families,
         )
         if (program, settings) != self._fed:
             program.set_settings(settings)
@@ -332,3 +338,8 @@ class BalancerAgent:
     def _read_counters(self) -> dict[str, int]:
         own = dict(self._counts)
         return {**self._program.counters(), **own} if self._program else own
+
+    def _read_drops(self) -> dict[str, dict[str, int]]:
+        if self._program is None or self._plan is None:
+            return {}
+        return read_drops(self._program, self._plan.snapshot)

@@ -7,6 +7,7 @@ from pathlib import Path
 from l4.bgp import bird_configuration, silent_configuration
 from l4.entries import MemberEntry, VipEntry
 from l4.forwarding import ForwardingTable, GenerationTables, build_table
+from l4.guard_entries import GuardEntries, guard_entries
 from l4.snapshot_entries import member_entries, vip_entries
 from l4.vip_sets import quic_servers
 from orchestrator.contract.snapshot import BalancerSnapshot
@@ -20,6 +21,7 @@ class BalancerPlan:
     tables: tuple[ForwardingTable, ...]
     vips: tuple[VipEntry, ...]
     members: tuple[MemberEntry, ...]
+    guard: GuardEntries
     quic_servers: Mapping[tuple[int, int], int]
     bird_configuration: str
 
@@ -32,6 +34,7 @@ def plan_for(snapshot: BalancerSnapshot, generations: GenerationTables, bird_log
         tables=tuple(build_table(pool, snapshot.forwarding, generations) for pool in snapshot.pools),
         vips=vips,
         members=tuple(member_entries(snapshot.pools)),
+        guard=guard_entries(snapshot.guard, snapshot.vips),
         quic_servers=quic_servers(vips, {pool.slot: [m.id for m in pool.members] for pool in snapshot.pools}),
         bird_configuration=(
             bird_configuration(snapshot.bgp, [vip.network for vip in snapshot.vips], bird_log)

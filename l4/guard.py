@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from l4.bpf_map import MAPPABLE
+from l4.bpf_map import MAPPABLE, Map
 from l4.guard_lists import LISTINGS_OCTETS, Listing, Network, compile_lists
 from l4.pins import ProgramPins
 from l4.shared_maps import U32, swap_inner_map
@@ -67,7 +67,7 @@ class GuardMaps:
         self._refusals = pins.open("vip_refusals")
         self._ipv6_present: Mapping[bytes, bytes] = dict(self._ipv6.items())
         self._listed: dict[Network, Listing] | None = None
-        self._limits_present: bytes | None = None
+        self._limits_present = self._read_limits()
 
     def set_lists(self, listed: Mapping[Network, Listing]) -> None:
         """Makes the lists those given, the most specific prefix deciding. Raises ValueError if they do not fit."""
@@ -99,6 +99,13 @@ class GuardMaps:
         for buckets in self._buckets:
             buckets.write_array(bytes(buckets.shape.max_entries * buckets.shape.value_size))
         self._limits_present = desired
+
+    def _read_limits(self) -> bytes | None:
+        inner = self._limits.lookup(U32.pack(0))
+        if inner is None:
+            return None
+        with Map.by_id(U32.unpack(inner)[0]) as limits:
+            return limits.read_array()
 
     def refused(self, vip_ids: Iterable[int]) -> dict[tuple[int, str], int]:
         """Packets that were refused since the maps were made, by VIP and reason."""

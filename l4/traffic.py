@@ -22,14 +22,23 @@ def read_traffic(program: BalancerProgram, snapshot: BalancerSnapshot) -> Traffi
     """Reads the counters of all that the snapshot names."""
     of_vip = program.vip_counters()
     to_member = program.member_counters()
-    name_of_vip = {vip.id: vip.name for vip in snapshot.vips}
     return Traffic(
         packets_of_vip={vip.name: of_vip.get(vip.id, (0, 0))[0] for vip in snapshot.vips},
         octets_of_vip={vip.name: of_vip.get(vip.id, (0, 0))[1] for vip in snapshot.vips},
         packets_to_member={m.name: to_member.get(m.id, 0) for pool in snapshot.pools for m in pool.members},
         dropped_of_vip={
-            (name_of_vip[vip_id], reason): packets
-            for (vip_id, reason), packets in sorted(program.vip_drops().items())
-            if vip_id in name_of_vip
+            (vip, reason): packets
+            for vip, by_reason in sorted(read_drops(program, snapshot).items())
+            for reason, packets in sorted(by_reason.items())
         },
     )
+
+
+def read_drops(program: BalancerProgram, snapshot: BalancerSnapshot) -> dict[str, dict[str, int]]:
+    """Packets dropped, by VIP and reason, since the kernel's maps were made."""
+    name_of_vip = {vip.id: vip.name for vip in snapshot.vips}
+    drops: dict[str, dict[str, int]] = {}
+    for (vip_id, reason), packets in program.vip_drops().items():
+        if vip_id in name_of_vip:
+            drops.setdefault(name_of_vip[vip_id], {})[reason] = packets
+    return drops

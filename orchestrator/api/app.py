@@ -5,10 +5,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from orchestrator.api import inquiry_paths, node_paths, operator_paths
+from orchestrator.api import guard_paths, inquiry_paths, node_paths, operator_paths
 from orchestrator.api.answers import explain_http_error
 from orchestrator.api.callers import ForOperators, for_agents, for_anybody, for_operators
-from orchestrator.contract import operator, wire
+from orchestrator.contract import operator, operator_guard, wire
 from orchestrator.fleet.control import Control
 
 
@@ -40,6 +40,11 @@ def create_app(control: Control) -> ASGIApp:
         operate(operator.NODE_DRAIN_CANCEL, "POST", operator_paths.cancel_drain),
         operate(operator.NODE_UNDRAIN, "POST", operator_paths.undrain),
         operate(operator.TOKENS, "POST", operator_paths.issue_token),
+        operate(operator_guard.GUARD, "GET", guard_paths.show),
+        operate(operator_guard.GUARD_LISTS, "POST", guard_paths.put_on_list),
+        operate(operator_guard.GUARD_REMOVALS, "POST", guard_paths.take_off_list),
+        operate(operator_guard.GUARD_LIMITS, "POST", guard_paths.set_limit),
+        operate(operator_guard.GUARD_RESET, "POST", guard_paths.reset_limits),
         operate(operator.NODE_INQUIRIES, "POST", inquiry_paths.ask),
         operate(operator.INQUIRY, "GET", inquiry_paths.progress),
         operate(operator.INQUIRY, "DELETE", inquiry_paths.cancel),

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.cli.context import Credentials, enter_network_namespace
 from orchestrator.cli.failure import CommandFailed, ExitCode, Finding, failed
-from orchestrator.contract import inquiry, operator
+from orchestrator.contract import inquiry, operator, operator_guard
 from orchestrator.contract.base import Contract
 from orchestrator.contract.connection import Connection, OrchestratorRefused, OrchestratorUnreachable, verified_context
 
@@ -22,7 +22,10 @@ T = TypeVar("T")
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 #: Refusals by which a guard protects traffic, as opposed to questions that make no sense.
-GUARDS: Final = frozenset({operator.CAPACITY_GUARD, "generations_full", "chains_in_use"})
+GUARDS: Final = frozenset(
+    {operator.CAPACITY_GUARD, "generations_full", "chains_in_use"}
+    | {operator_guard.GUARD_TOO_WIDE, operator_guard.GUARD_OWN_ADDRESS}
+)
 
 #: Seconds more that a configuration may take. One with 4096 proxies and 1024 VIPs is 0.4 MB of YAML with every value's
 #: line and column kept, and took 17 s to check on a busy machine.
@@ -62,6 +65,21 @@ class FleetApi:
 
     async def token(self, request: operator.TokenRequest) -> operator.TokenAnswer:
         return await self._post(operator.TOKENS, request, operator.TokenAnswer)
+
+    async def guard(self) -> operator_guard.GuardView:
+        return operator_guard.GuardView.model_validate_json(await self._request("GET", operator_guard.GUARD))
+
+    async def put_on_list(self, request: operator_guard.ListRequest) -> operator_guard.GuardChanged:
+        return await self._post(operator_guard.GUARD_LISTS, request, operator_guard.GuardChanged)
+
+    async def take_off_list(self, request: operator_guard.RemovalRequest) -> operator_guard.GuardChanged:
+        return await self._post(operator_guard.GUARD_REMOVALS, request, operator_guard.GuardChanged)
+
+    async def set_guard_limit(self, request: operator_guard.LimitRequest) -> operator_guard.GuardChanged:
+        return await self._post(operator_guard.GUARD_LIMITS, request, operator_guard.GuardChanged)
+
+    async def reset_guard_limits(self) -> operator_guard.GuardChanged:
+        return await self._post(operator_guard.GUARD_RESET, None, operator_guard.GuardChanged)
 
     async def ask(self, node: str, question: inquiry.Question) -> str:
         """Puts a question to an agent of `node`; the inquiry's id."""

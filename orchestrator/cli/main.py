@@ -10,6 +10,7 @@ At three in the morning:
   edgectl drain proxy-1 --cancel      changed my mind
   edgectl undrain proxy-1             back into service
   edgectl get table --node l4-1       what an L4 node really forwards to, read from its kernel
+  edgectl guard show                  is anything dropped, where and why; `edgectl guard --help` for floods
   edgectl capture web-v4 -w web.pcapng    packets as they leave the L4 nodes, for tcpdump and Wireshark
   edgectl capture web-v4 --drops-only     what is dropped, and why
   edgectl trace-packet --src 198.51.100.7:40000 --dst 203.0.113.10:443      where it would go, and why
@@ -36,6 +37,7 @@ main = Edgectl(
         "apply": ("orchestrator.cli.apply:apply", "Make a configuration directory the fleet's configuration."),
         "drain": ("orchestrator.cli.drain:drain", "Take a proxy out of new flows, and wait until its old ones ended."),
         "undrain": ("orchestrator.cli.drain:undrain", "Give a drained proxy new flows again."),
+        "guard": ("orchestrator.cli.guard:guard", "Block sources, and limit new flows: under attack, and before."),
         "capture": ("orchestrator.cli.capture:capture", "Packets of a VIP as they leave the L4 nodes, into a file."),
         "trace-packet": (
             "orchestrator.cli.trace_packet:trace_packet",

@@ -44,6 +44,8 @@ class BalancerStatus(Contract):
     tables: tuple[TableStatus, ...]
     counters: dict[str, int]
     """Totals by name, as exported to Prometheus without the `edge_l4_` prefix."""
+    drops: dict[Name, dict[str, int]] = Field(default_factory=dict)
+    """Of these, packets to each VIP that were dropped, by the reason."""
 
 
 class PoolCensus(Contract):

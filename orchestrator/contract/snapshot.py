@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
+from orchestrator.contract.guard import Guard
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.pool import ForwardingSettings, PoolForwarding
 from orchestrator.contract.route import Backend, Certificate, Goodbye, Host, Listener
@@ -60,6 +61,7 @@ class BalancerSnapshot(_Snapshot):
     vips: Annotated[tuple[Vip, ...], Field(max_length=MAX_VIPS)]
     pools: tuple[PoolForwarding, ...]
     bgp: Bgp | None = None
+    guard: Guard = Guard()
 
 
 class RedirectorSnapshot(_Snapshot):

@@ -18,10 +18,11 @@ from orchestrator.config.difference import describe_change
 from orchestrator.contract.inquiry import ROLE_OF_QUESTION, Question
 from orchestrator.contract.node import AgentIdentity
 from orchestrator.contract.operator import Applied, DrainView
+from orchestrator.contract.operator_guard import GuardChanged
 from orchestrator.contract.report import Report
 from orchestrator.contract.token import JoinToken
 from orchestrator.contract.wire import JoinRequest, JoinResponse
-from orchestrator.fleet import drain
+from orchestrator.fleet import drain, guard
 from orchestrator.fleet.authority import Authority
 from orchestrator.fleet.document import FleetRefused, FleetState
 from orchestrator.fleet.inquiries import InquiryBoard
@@ -129,6 +130,21 @@ class Control:
             member = drain.drainable(self.present.fleet, self.present.configuration, name)
         return drain_view(self.present, self.board, self.wall(), member)
 
+    async def change_guard(self, change: Callable[[Present], FleetState]) -> GuardChanged:
+        """Puts a change of `orchestrator.fleet.guard` in force. Raises FleetRefused."""
+        summary: tuple[str, ...] = ()
+
+        def decide(present: Present) -> tuple[FleetState, Configuration]:
+            nonlocal summary
+            after = change(present)
+            summary = guard.describe(present.fleet.guard, after.guard)
+            return after, present.configuration
+
+        present = await self.ledger.change(decide)
+        for line in summary:
+            log.info("guard: %s, revision %d", line, present.fleet.revision)
+        return GuardChanged(version=present.fleet.revision, changed=bool(summary), summary=summary)
+
     async def issue_token(self, identity: AgentIdentity, ttl_s: float) -> tuple[JoinToken, float]:
         """A join token, and when it expires. Raises TokenRefused."""
         now = self.wall()
@@ -222,7 +238,7 @@ class Control:
 
         def decide(present: Present) -> tuple[FleetState, Configuration]:
             fleet = advance(
-                present.fleet,
+                guard.without_expired(present.fleet, self.wall()),
                 present.configuration,
                 self.board,
                 self.holds,
@@ -255,6 +271,8 @@ class Control:
 def _log_moves(before: FleetState, after: FleetState) -> None:
     if before.revision == after.revision:
         return
+    for line in guard.describe(before.guard, after.guard) if before.guard is not after.guard else ():
+        log.info("guard, by time: %s, revision %d", line, after.revision)
     for member in after.members:
         old = before.member(member.name)
         if old is not None and old.state is not member.state:

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.contract.base import Address, Contract, Identifier, Name
+from orchestrator.contract.guard import GuardState
 from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, GenerationMember, MemberState
 
 MAX_IDENTIFIER = 65535
@@ -104,6 +105,7 @@ class FleetState(Contract):
     l4_ids: dict[Name, Identifier] = Field(default_factory=dict)
     vip_ids: dict[Name, Identifier] = Field(default_factory=dict)
     """VIPs that are gone keep their id: it is never another VIP's."""
+    guard: GuardState = GuardState()
     last_member_id: int = 0
     last_l4_id: int = 0
 

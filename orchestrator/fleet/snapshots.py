@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.config.configuration import Configuration, ConfiguredNode
 from orchestrator.contract.base import Address
+from orchestrator.contract.guard import Guard, GuardLists, Verdict
 from orchestrator.contract.node import AgentIdentity, AgentRole, NodeKind
 from orchestrator.contract.pool import ForwardingSettings, Member, MemberState, PoolForwarding
 from orchestrator.contract.route import Goodbye, Listener
@@ -85,6 +86,7 @@ class Compilation:
                 "vips": tuple(self._vips.values()),
                 "pools": tuple(self._pool(pool) for pool in self.fleet.pools),
                 "bgp": node.bgp,
+                "guard": self._guard,
             }
         )
 
@@ -193,6 +195,18 @@ class Compilation:
             hash_key=self.fleet.hash_key,
             rows=self.configuration.rows,
             owners_per_row=self.configuration.owners_per_row,
+        )
+
+    @cached_property
+    def _guard(self) -> Guard:
+        guard = self.fleet.guard
+        by_verdict = {
+            verdict: tuple(entry.prefix for entry in guard.entries if entry.verdict is verdict) for verdict in Verdict
+        }
+        served = {name: limit for name, limit in guard.limits.vips.items() if name in self._vips}
+        return Guard(
+            lists=GuardLists(block=by_verdict[Verdict.BLOCK], allow=by_verdict[Verdict.ALLOW]),
+            limits=guard.limits.model_copy(update={"vips": served}),
         )
 
     @cached_property

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
+from orchestrator.contract.guard import Guard, GuardLists
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.pool import PoolForwarding
 from orchestrator.contract.snapshot import Snapshot
@@ -311,6 +312,19 @@ def test_a_failure_in_the_middle_puts_the_old_state_back(edge: Edge, flows: list
     assert told[1] == "as before"
     assert all(echoes(flow) for flow, _ in flows)
     assert edge.routes_to_vips() == ALL
+
+
+def test_a_blocked_client_is_cut_off_until_it_is_not(edge: Edge, flows: list[tuple[socket.socket, str]]) -> None:
+    blocked = Guard(lists=GuardLists(block=(ip_network("198.51.100.0/24"),)))
+    snapshot = balancer_snapshot(2, ACTIVE).model_copy(update={"guard": blocked})
+    restart(edge, "l4", AgentRole.BALANCER, snapshot)
+    ipv4, ipv6 = VIPS
+    with pytest.raises(TimeoutError):
+        edge.open_flow(ipv4)
+    edge.open_flow(ipv6)[0].close()
+    restart(edge, "l4", AgentRole.BALANCER, balancer_snapshot(3, ACTIVE))
+    edge.open_flow(ipv4)[0].close()
+    assert all(echoes(flow) for flow, _ in flows), "open flows go on where they were"
 
 
 def test_a_second_agent_on_the_same_interface_is_refused(edge: Edge) -> None:

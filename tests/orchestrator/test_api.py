@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import trio
 
-from orchestrator.contract import operator, wire
+from orchestrator.contract import operator, operator_guard, wire
 from orchestrator.contract.connection import Connection, OrchestratorUnreachable, unverified_context, verified_context
 from orchestrator.contract.keys import key_to_pem, new_key, signing_request
 from orchestrator.contract.node import AgentIdentity, AgentRole
@@ -68,6 +68,11 @@ PATHS = [
     ("POST", operator.NODE_DRAIN_CANCEL.format(name="proxy-1")),
     ("POST", operator.NODE_UNDRAIN.format(name="proxy-1")),
     ("POST", operator.TOKENS),
+    ("GET", operator_guard.GUARD),
+    ("POST", operator_guard.GUARD_LISTS),
+    ("POST", operator_guard.GUARD_REMOVALS),
+    ("POST", operator_guard.GUARD_LIMITS),
+    ("POST", operator_guard.GUARD_RESET),
     ("POST", operator.NODE_INQUIRIES.format(name="l4-1")),
     ("GET", operator.INQUIRY.format(id="0" * 32)),
     ("DELETE", operator.INQUIRY.format(id="0" * 32)),
