@@ -64,22 +64,29 @@ static __always_inline bool is_for_mac(const struct ethernet *ethernet, const __
 	       !(mac[0] | mac[1] | mac[2]);
 }
 
+/* All of a link header but the type at its end, in words: Ethernet and tags make whole ones. */
+#define LINK_WORDS(size) (((size) - sizeof(__be16)) / sizeof(__u32))
+
 /* Takes `octets` out of the frame behind its link header of constant `size`. */
 static __always_inline int close_up(struct xdp_md *ctx, const __u32 size, __u32 octets, __be16 type)
 {
-	__be16 header[(sizeof(struct ethernet) + MAX_VLAN_TAGS * sizeof(struct vlan_tag)) / 2];
-	void *start = (void *)(long)ctx->data;
+	__u32 words[LINK_WORDS(sizeof(struct ethernet) + MAX_VLAN_TAGS * sizeof(struct vlan_tag))];
+	__u32 *header = (void *)(long)ctx->data;
 
-	if (start + size > (void *)(long)ctx->data_end)
+	if ((void *)header + size > (void *)(long)ctx->data_end)
 		return -1;
-	__builtin_memcpy(header, start, size);
-	header[size / sizeof(*header) - 1] = type;
+#pragma unroll
+	for (int i = 0; i < (int)LINK_WORDS(size); i++)
+		words[i] = header[i];
 	if (bpf_xdp_adjust_head(ctx, (int)octets))
 		return -1;
-	start = (void *)(long)ctx->data;
-	if (start + size > (void *)(long)ctx->data_end)
+	header = (void *)(long)ctx->data;
+	if ((void *)header + size > (void *)(long)ctx->data_end)
 		return -1;
-	__builtin_memcpy(start, header, size);
+#pragma unroll
+	for (int i = 0; i < (int)LINK_WORDS(size); i++)
+		header[i] = words[i];
+	*(__be16 *)(header + LINK_WORDS(size)) = type;
 	return 0;
 }
 
