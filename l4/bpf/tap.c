@@ -51,8 +51,9 @@ struct tap_record {
 BPF_TABLE("percpu_array", __u32, struct tap_record, tap_scratch, 1);
 BPF_RINGBUF_OUTPUT(tap_ring, RING_PAGES);
 
-/* Whether the frame is for one of the VIP's addresses. */
-static __always_inline bool is_for_network(struct xdp_md *ctx, const struct tap_plan *plan)
+/* Whether the frame is for one of the VIP's addresses; or, if the balancer answers, from one. */
+static __always_inline bool is_of_network(struct xdp_md *ctx, const struct tap_plan *plan,
+					  bool is_answer)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct link link;
@@ -65,13 +66,13 @@ static __always_inline bool is_for_network(struct xdp_md *ctx, const struct tap_
 
 		if ((void *)(ip + 1) > end)
 			return false;
-		map_ipv4(address, ip->daddr);
+		map_ipv4(address, is_answer ? ip->saddr : ip->daddr);
 	} else if (link.type == htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = link.payload;
 
 		if ((void *)(ip + 1) > end)
 			return false;
-		__builtin_memcpy(address, &ip->daddr, sizeof(address));
+		__builtin_memcpy(address, is_answer ? &ip->saddr : &ip->daddr, sizeof(address));
 	} else {
 		return false;
 	}
@@ -86,7 +87,8 @@ static __always_inline bool is_planned(struct xdp_md *ctx, const struct tap_plan
 {
 	if (plan->drops_only && note->verdict != XDP_DROP && note->verdict != XDP_ABORTED)
 		return false;
-	return note->vip_id ? note->vip_id == plan->vip_id : is_for_network(ctx, plan);
+	return note->vip_id ? note->vip_id == plan->vip_id
+			    : is_of_network(ctx, plan, note->verdict == XDP_TX);
 }
 
 /* Copies up to `wanted` octets from the frame's start: words, and a last word that may overlap the

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_network
 
 import pytest
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 
 from l4.balancer_program import BalancerProgram
 from l4.entries import MemberEntry
@@ -105,6 +106,21 @@ def test_what_the_guard_refuses_is_copied_with_the_reason(tapped: BalancerProgra
         tapped.guard.set_lists({})
     assert record.note.reason is not None
     assert (COUNTERS[record.note.reason], record.note.vip_id) == ("blocked", VIP_ID)
+
+
+@pytest.mark.parametrize("family", FLOWS)
+def test_an_answer_of_the_balancer_s_own_is_copied(tapped: BalancerProgram, family: str) -> None:
+    ends = FLOWS[family]
+    ping = (
+        (IPv6(src=str(ends.client), dst=str(ends.vip)) / ICMPv6EchoRequest())
+        if ends.is_ipv6
+        else (IP(src=str(ends.client), dst=str(ends.vip)) / ICMP())
+    )
+    with Tap(tapped.pins, plan(vip_id=VIP_ID + [*FLOWS].index(family), network=ip_network(ends.vip))) as tap:
+        sent = run(tapped.descriptor, framed(ping))
+        (record,) = captured(tap)
+    assert record.note.reason is not None
+    assert (COUNTERS[record.note.reason], record.octets) == ("echo_answered", sent.frame)
 
 
 def test_other_vips_and_other_traffic_are_not_copied(tapped: BalancerProgram) -> None:

@@ -4,7 +4,7 @@ import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,9 @@ from l4.probe_frame import probe_frame
 from l4.redirector_program import RedirectorProgram
 from l4.rehearsal import SHARED, WRITTEN_BY_PACKETS, Rehearsal
 from l4.snapshot_entries import vip_entries
-from orchestrator.contract.inquiry import Probe, TraceAnswer, TraceArrivalAnswer, Verdict
+from orchestrator.contract.inquiry import OuterHeader, Probe, TraceAnswer, TraceArrivalAnswer, Verdict
 from orchestrator.contract.pool import (
+    Encapsulation,
     ForwardingSettings,
     Generation,
     GenerationMember,
@@ -40,6 +41,7 @@ from tests.bpf.program_run import run
 
 pytestmark = pytest.mark.kernel
 
+SOURCE_V6 = IPv6Address("2001:db8:18::11")
 LOOPBACK = Interface("lo", 1500, bytes.fromhex(NODE_MAC.replace(":", "")))
 ACTIONS = {Action.TX: Verdict.SENT, Action.DROP: Verdict.DROPPED, Action.PASS: Verdict.PASSED}
 OWNERS = (11, 22, 33)
@@ -54,9 +56,26 @@ MEMBERS = tuple(
 )
 
 
-def pool(name: str, slot: int, *, redirectors: bool) -> PoolForwarding:
+SIX = Member(id=44, name="proxy-44", address="2001:db8:18::44", state=MemberState.ACTIVE)
+
+
+def pool(
+    name: str,
+    slot: int,
+    *,
+    redirectors: bool,
+    encapsulation: Encapsulation = Encapsulation.GUE,
+    members: tuple[Member, ...] = MEMBERS,
+) -> PoolForwarding:
     newest = Generation(number=1, members=(GenerationMember(id=OWNERS[0], weight=1),))
-    return PoolForwarding(name=name, slot=slot, redirectors=redirectors, members=MEMBERS, generations=(newest,))
+    return PoolForwarding(
+        name=name,
+        slot=slot,
+        redirectors=redirectors,
+        encapsulation=encapsulation,
+        members=members,
+        generations=(newest,),
+    )
 
 
 def vip(vip_id: int, address: str, port: int, pool_name: str, protocol: Protocol = Protocol.TCP) -> Vip:
@@ -84,12 +103,18 @@ SNAPSHOT = BalancerSnapshot(
         vip(4, "203.0.113.12", 443, "empty"),
         vip(5, "203.0.113.13", 443, "none"),
         vip(6, "203.0.113.14", 53, "edge", Protocol.UDP),
+        vip(7, "203.0.113.15", 443, "ipip"),
+        vip(8, "203.0.113.16", 443, "l2"),
+        vip(9, "203.0.113.17", 443, "six"),
     ),
     pools=(
         pool("edge", 1, redirectors=True),
         pool("alone", 2, redirectors=False),
         pool("empty", 3, redirectors=True),
         pool("none", 4, redirectors=True),
+        pool("ipip", 5, redirectors=False, encapsulation=Encapsulation.IPIP),
+        pool("l2", 6, redirectors=False, encapsulation=Encapsulation.L2),
+        pool("six", 7, redirectors=True, members=(SIX,)),
     ),
 )
 
@@ -109,6 +134,9 @@ CASES = {
     "empty-row": Ends("198.51.100.7", "203.0.113.12"),
     "no-table": Ends("198.51.100.7", "203.0.113.13"),
     "udp": Ends("198.51.100.7", "203.0.113.14", 53, Protocol.UDP),
+    "ipip": Ends("198.51.100.7", "203.0.113.15"),
+    "l2": Ends("198.51.100.7", "203.0.113.16"),
+    "six": Ends("198.51.100.7", "203.0.113.17"),
     "no-vip": Ends("198.51.100.7", "192.0.2.1"),
     "another-port": Ends("198.51.100.7", "203.0.113.10", 80),
 }
@@ -117,18 +145,26 @@ LIVE = {"all": (True, True, True), "second": (False, True, True), "none": (False
 
 @pytest.fixture
 def fed(balancer: BalancerProgram) -> BalancerProgram:
-    balancer.set_settings(node_settings(balancer.rows))
+    balancer.set_settings(node_settings(balancer.rows, source_v6=SOURCE_V6))
     balancer.set_vips(vip_entries(SNAPSHOT.vips, SNAPSHOT.pools))
     rows = [struct.pack("=4H", *OWNERS[n % 3 :], *OWNERS[: n % 3], 0) for n in range(balancer.rows)]
     balancer.swap_table(1, b"".join(rows))
-    balancer.swap_table(2, b"".join(rows))
+    for slot in (2, 5, 6):
+        balancer.swap_table(slot, b"".join(rows))
+    balancer.swap_table(7, struct.pack("=4H", SIX.id, 0, 0, 0) * balancer.rows)
     balancer.swap_table(3, bytes(8 * balancer.rows))
     set_live(balancer, (True, True, True))
     return balancer
 
 
 def set_live(balancer: BalancerProgram, live: tuple[bool, ...]) -> None:
-    balancer.set_members([MemberEntry(m, address_of(m), bit) for m, bit in zip(OWNERS, live, strict=True)])
+    members = [MemberEntry(m, address_of(m), bit, mac_of(m)) for m, bit in zip(OWNERS, live, strict=True)]
+    balancer.set_members([*members, MemberEntry(SIX.id, SIX.address, live=True)])
+
+
+def mac_of(member: int) -> bytes:
+    """Of a member on the node's own segment."""
+    return bytes((2, 0, 0, 0, 1, member))
 
 
 def probe(ends: Ends, flags: str, port: int = 40000, length: int = 0) -> Probe:
@@ -175,6 +211,29 @@ def told(balancer: BalancerProgram, redirector: RedirectorProgram) -> Iterator[A
         yield Asked(balancer, first, redirector, second)
 
 
+def outer_of(frame: bytes, kind: str) -> OuterHeader:
+    """As scapy reads it."""
+    parsed = Ether(frame)
+    if kind == "l2":
+        return OuterHeader(kind="l2")
+    ip = parsed.payload
+    port = parsed["UDP"].sport if kind == "gue" else None
+    return OuterHeader(kind=kind, source=ip.src, destination=ip.dst, source_port=port)
+
+
+def owner_of(frame: bytes) -> str:
+    """Whom the frame is sent to, by its outermost addresses."""
+    parsed = Ether(frame)
+    by_mac = {":".join(f"{octet:02x}" for octet in mac_of(m)): f"proxy-{m}" for m in OWNERS}
+    by_address = {str(member.address): member.name for member in (*MEMBERS, SIX)}
+    return by_mac.get(parsed.dst) or by_address[parsed.payload.dst]
+
+
+def slot_of(name: str) -> int:
+    pool_name = next(one.pool for one in SNAPSHOT.vips if str(one.address) == CASES[name].destination)
+    return next(one.slot for one in SNAPSHOT.pools if one.name == pool_name)
+
+
 @pytest.mark.parametrize("live", LIVE)
 @pytest.mark.parametrize(("name", "flags"), [*itertools.product(CASES, ("S", "A")), ("ipv4", "SF"), ("ipv6", "")])
 def test_the_explanation_is_what_the_program_does(
@@ -189,16 +248,15 @@ def test_the_explanation_is_what_the_program_does(
     assert answer.counters == moved(before, fed.counters())
     assert answer.steps[-1].what == "verdict"
     if done.verdict is Action.TX:
-        outer = Ether(done.frame)["IP"]
         assert answer.frame == done.frame
-        assert answer.outer is not None
-        assert (str(answer.outer.source), str(answer.outer.destination)) == (outer.src, outer.dst)
-        assert answer.outer.source_port == Ether(done.frame)["UDP"].sport
-        assert answer.owner == next(member.name for member in MEMBERS if str(member.address) == outer.dst)
         assert answer.reason == "forwarded"
-        assert [owner.live for owner in answer.chain] == [LIVE[live][OWNERS.index(owner.id)] for owner in answer.chain]
+        assert answer.outer is not None
+        assert answer.outer == outer_of(done.frame, answer.outer.kind)
+        assert answer.owner == owner_of(done.frame)
         assert answer.row is not None
-        assert tuple(owner.id for owner in answer.chain) == fed.read_row(1, answer.row)
+        if name != "six":
+            assert [owner.live for owner in answer.chain] == [LIVE[live][OWNERS.index(one.id)] for one in answer.chain]
+        assert tuple(owner.id for owner in answer.chain) == fed.read_row(slot_of(name), answer.row)
     elif done.verdict is Action.DROP:
         assert answer.reason in answer.counters
 
@@ -261,8 +319,9 @@ def test_a_trace_of_a_new_flow_is_not_remembered(fed: BalancerProgram, told: Ask
     assert "flow_table_hits" not in answer.counters
 
 
-def test_too_large_for_the_path_is_told(fed: BalancerProgram, told: Asked) -> None:
-    asked = probe(CASES["ipv4"], "A", length=1440)
+@pytest.mark.parametrize(("name", "reason"), [("ipv4", "too_big_answered"), ("ipv6", "too_big_answered")])
+def test_too_large_for_the_path_is_told(fed: BalancerProgram, told: Asked, name: str, reason: str) -> None:
+    asked = probe(CASES[name], "A", length=1440)
     answer = told.balance(asked)
     before = fed.counters()
     done = run(fed.descriptor, probe_frame(asked, LOOPBACK.mac))
