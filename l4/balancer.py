@@ -34,6 +34,7 @@ from l4.direct_return import DirectReturnError, hide_vips_from_neighbours
 from l4.entries import BalancerSettings
 from l4.forwarding import GenerationTables, describe
 from l4.interface import InterfaceError, look_up_interface
+from l4.neighbours import PATIENCE_S, Neighbours, addresses_to_resolve, with_macs
 from l4.program_error import NotInService, ProgramError
 from l4.reload import NotReloaded, Replacement
 from l4.tap import Tap
@@ -66,6 +67,7 @@ class BalancerAgent:
         self._xdp_mode = xdp_mode
         self._bird = bird
         self._generations = GenerationTables()
+        self._neighbours = Neighbours()
         # The state below changes under this lock only; kernel maps do not bear two threads either.
         self._turn = trio.Lock()
         self._program: BalancerProgram | None = None
@@ -236,9 +238,10 @@ class BalancerAgent:
         program.guard.set_lists(plan.guard.listed)
         program.guard.set_limits(plan.guard.limits, plan.guard.limits_of_vip)
         self._set_settings(program, plan)
+        self._neighbours.keep(addresses_to_resolve(plan.snapshot), PATIENCE_S)
         # Members that only the old tables name go last, those that only the new ones name come first.
         known = {entry.id: entry for entry in (*(self._plan.members if self._plan else ()), *plan.members)}
-        program.set_members([*known.values()])
+        program.set_members(with_macs(known.values(), self._neighbours))
         for table in plan.tables:
             if program.read_table(table.slot) != table.chains:
                 program.swap_table(table.slot, table.chains)
@@ -249,7 +252,7 @@ class BalancerAgent:
         for slot in range(TABLE_SLOTS):
             if slot not in in_use and program.read_table(slot) is not None:
                 program.remove_table(slot)
-        program.set_members(plan.members)
+        program.set_members(with_macs(plan.members, self._neighbours))
         if program is not self._program or attached_program(self._interface) is None:
             mode = program.attach(self._interface, self._xdp_mode)
             log.info("XDP program attached to %s in %s mode", self._interface, mode)
@@ -288,8 +291,11 @@ class BalancerAgent:
         await trio.to_thread.run_sync(self._set_addresses, plan, withheld)
 
     def _look(self, program: BalancerProgram, plan: BalancerPlan) -> ForwardingConditions:
-        """Reads back what the kernel holds."""
+        """Reads back what the kernel holds, and follows what changes there by itself."""
         self._set_settings(program, plan)
+        if addresses := addresses_to_resolve(plan.snapshot):
+            self._neighbours.keep(addresses)
+            program.set_members(with_macs(plan.members, self._neighbours))
         attached = attached_program(self._interface)
         is_ours = attached is not None and attached.name == BalancerProgram.FUNCTION
         self._attached = "detached"

@@ -17,7 +17,7 @@ from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
-from l4.interface import ENCAPSULATION_OVERHEAD, Interface
+from l4.interface import OVERHEADS, Interface
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,15 @@ def accept_clients_packets(interface: str) -> None:
         _write(IPV4_CONF / interface / "rp_filter", 2)
 
 
-def tunnel_mss(mtu: int, family: int) -> int:
-    """The largest TCP segment that fits `mtu` together with its own headers and the encapsulation."""
-    return mtu - ENCAPSULATION_OVERHEAD - HEADERS[family]
+def tunnel_mss(mtu: int, family: int, overhead: int) -> int:
+    """The largest TCP segment that fits `mtu` together with its own headers and `overhead` octets of encapsulation."""
+    return mtu - overhead - HEADERS[family]
 
 
-def advertise_tunnel_mss(interface: Interface) -> int:
+def advertise_tunnel_mss(interface: Interface, overhead: int) -> int:
     """Lets the default routes advertise an MSS that leaves room for the encapsulation on `interface`.
+
+    `overhead` is the largest that packets come here with (`OVERHEADS`), in octets.
 
     A route that advertises less already is left alone. Returns how many default routes now advertise a fitting MSS;
     0 means that large packets of clients would not reach this host. Raises DirectReturnError.
@@ -66,7 +68,7 @@ def advertise_tunnel_mss(interface: Interface) -> int:
     fitting = 0
     with IPRoute() as netlink:
         for family in HEADERS:
-            wanted = tunnel_mss(interface.mtu, family)
+            wanted = tunnel_mss(interface.mtu, family, overhead)
             for route in _default_routes(netlink, family):
                 advertised = _metrics(route).get("RTAX_ADVMSS", 0)
                 if 0 < advertised <= wanted:
@@ -90,8 +92,9 @@ def stop_advertising_tunnel_mss(interface: Interface) -> None:
     """Takes our MSS off the default routes again. Raises DirectReturnError."""
     with IPRoute() as netlink:
         for family in HEADERS:
+            ours = {tunnel_mss(interface.mtu, family, overhead) for overhead in OVERHEADS.values() if overhead}
             for route in _default_routes(netlink, family):
-                if _metrics(route).get("RTAX_ADVMSS") == tunnel_mss(interface.mtu, family):
+                if _metrics(route).get("RTAX_ADVMSS") in ours:
                     _replace(netlink, route, advmss=None)
 
 

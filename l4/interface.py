@@ -1,11 +1,22 @@
 """The interface that carries a node's traffic, and what encapsulation takes of its MTU."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyroute2 import IPRoute
 
-#: Octets that encapsulation puts before an inner packet: IPv4 header, UDP header, GUE header, GUE private data.
-ENCAPSULATION_OVERHEAD = 20 + 8 + 4 + 12
+from orchestrator.contract.pool import Encapsulation
+
+_IP_HEADER = {4: 20, 6: 40}
+_GUE_AND_UDP = 8 + 4 + 12
+"""UDP header, GUE header, GUE private data."""
+
+#: Octets that encapsulation puts before an inner packet, by the version of the outer IP header.
+OVERHEADS: Mapping[tuple[Encapsulation, int], int] = {
+    **{(Encapsulation.GUE, version): header + _GUE_AND_UDP for version, header in _IP_HEADER.items()},
+    **{(Encapsulation.IPIP, version): header for version, header in _IP_HEADER.items()},
+    **{(Encapsulation.L2, version): 0 for version in _IP_HEADER},
+}
 
 
 class InterfaceError(Exception):

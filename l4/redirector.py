@@ -26,7 +26,7 @@ from l4.direct_return import (
 )
 from l4.entries import MemberEntry
 from l4.forwarding import GenerationTables
-from l4.interface import Interface, InterfaceError, look_up_interface
+from l4.interface import OVERHEADS, Interface, InterfaceError, look_up_interface
 from l4.program_error import NotInService, ProgramError
 from l4.redirector_program import RedirectorProgram
 from l4.reload import NotReloaded, Replacement
@@ -161,7 +161,8 @@ class RedirectorAgent:
             log.info("XDP program attached to %s in %s mode", self._interface, mode)
         hide_vips_from_neighbours()
         accept_clients_packets(self._interface)
-        if not advertise_tunnel_mss(interface) and snapshot.vips:
+        overhead = max((OVERHEADS[pool.encapsulation, snapshot.address.version] for pool in snapshot.pools), default=0)
+        if overhead and not advertise_tunnel_mss(interface, overhead) and snapshot.vips:
             log.warning(
                 "no default route to advertise a smaller MSS: full-sized packets of clients may not fit the tunnel"
             )

@@ -15,9 +15,12 @@ from l4.direct_return import (
     stop_advertising_tunnel_mss,
     tunnel_mss,
 )
-from l4.interface import Interface, InterfaceError, look_up_interface
+from l4.interface import OVERHEADS, Interface, InterfaceError, look_up_interface
+from orchestrator.contract.pool import Encapsulation
 
 pytestmark = pytest.mark.kernel
+
+GUE = OVERHEADS[Encapsulation.GUE, 4]
 
 Inside = Callable[..., Any]
 V4_GATEWAY = "198.18.2.1"
@@ -75,22 +78,33 @@ def test_an_unknown_interface_is_named(inside: Inside) -> None:
 
 
 def test_default_routes_of_both_families_leave_room_for_the_encapsulation(inside: Inside, uplink: Interface) -> None:
-    assert inside(advertise_tunnel_mss, uplink) == 2
+    assert inside(advertise_tunnel_mss, uplink, GUE) == 2
     assert advertised(inside) == {V4_GATEWAY: 1500 - 44 - 40, V6_GATEWAY: 1500 - 44 - 60}
 
 
 def test_the_mss_is_set_once_and_taken_off_again(inside: Inside, uplink: Interface) -> None:
-    inside(advertise_tunnel_mss, uplink)
+    inside(advertise_tunnel_mss, uplink, GUE)
     once = inside(default_routes)
-    assert inside(advertise_tunnel_mss, uplink) == 2
+    assert inside(advertise_tunnel_mss, uplink, GUE) == 2
     assert inside(default_routes) == once
+    inside(stop_advertising_tunnel_mss, uplink)
+    assert advertised(inside) == {V4_GATEWAY: None, V6_GATEWAY: None}
+
+
+@pytest.mark.parametrize(("encapsulation", "version"), [pair for pair, octets in OVERHEADS.items() if octets])
+def test_every_encapsulation_takes_its_own_and_is_told_from_an_operators(
+    inside: Inside, uplink: Interface, encapsulation: Encapsulation, version: int
+) -> None:
+    octets = OVERHEADS[encapsulation, version]
+    assert inside(advertise_tunnel_mss, uplink, octets) == 2
+    assert advertised(inside) == {V4_GATEWAY: 1500 - octets - 40, V6_GATEWAY: 1500 - octets - 60}
     inside(stop_advertising_tunnel_mss, uplink)
     assert advertised(inside) == {V4_GATEWAY: None, V6_GATEWAY: None}
 
 
 def test_a_smaller_mss_of_the_operator_stands(inside: Inside, uplink: Interface) -> None:
     inside(add_route, dst="default", gateway="198.18.2.9", priority=50, metrics={"advmss": 1200, "window": 20000})
-    assert inside(advertise_tunnel_mss, uplink) == 3
+    assert inside(advertise_tunnel_mss, uplink, GUE) == 3
     assert advertised(inside)["198.18.2.9"] == 1200
     inside(stop_advertising_tunnel_mss, uplink)
     assert advertised(inside)["198.18.2.9"] == 1200
@@ -99,7 +113,7 @@ def test_a_smaller_mss_of_the_operator_stands(inside: Inside, uplink: Interface)
 def test_other_metrics_and_the_priority_survive(inside: Inside, uplink: Interface) -> None:
     inside(add_route, dst="default", gateway="198.18.2.9", priority=50, metrics={"window": 20000})
     before = len(inside(default_routes))
-    inside(advertise_tunnel_mss, uplink)
+    inside(advertise_tunnel_mss, uplink, GUE)
     assert ("198.18.2.9", 50, {"RTAX_ADVMSS": 1416, "RTAX_WINDOW": 20000}) in inside(default_routes)
     assert len(inside(default_routes)) == before
 
@@ -107,19 +121,19 @@ def test_other_metrics_and_the_priority_survive(inside: Inside, uplink: Interfac
 def test_a_default_route_with_several_next_hops_keeps_them(inside: Inside, uplink: Interface) -> None:
     hops = [{"gateway": "198.18.2.2", "hops": 0}, {"gateway": "198.18.2.3", "hops": 2}]
     inside(add_route, dst="default", family=socket.AF_INET, priority=70, multipath=hops)
-    inside(advertise_tunnel_mss, uplink)
+    inside(advertise_tunnel_mss, uplink, GUE)
 
     def next_hops() -> list[tuple[str, int]]:
         with IPRoute() as netlink:
             (route,) = (r for r in netlink.get_routes(family=socket.AF_INET, table=254) if r.get("RTA_MULTIPATH"))
-            assert dict(route.get("RTA_METRICS")["attrs"]) == {"RTAX_ADVMSS": tunnel_mss(1500, socket.AF_INET)}
+            assert dict(route.get("RTA_METRICS")["attrs"]) == {"RTAX_ADVMSS": tunnel_mss(1500, socket.AF_INET, GUE)}
             return [(hop.get("RTA_GATEWAY"), hop["hops"]) for hop in route.get("RTA_MULTIPATH")]
 
     assert inside(next_hops) == [("198.18.2.2", 0), ("198.18.2.3", 2)]
 
 
 def test_no_default_route_is_told(inside: Inside) -> None:
-    assert inside(advertise_tunnel_mss, Interface("eth0", 1500, mac=bytes(6))) == 0
+    assert inside(advertise_tunnel_mss, Interface("eth0", 1500, mac=bytes(6)), GUE) == 0
 
 
 def test_arp_for_vips_is_silenced_but_a_stricter_setting_stands(inside: Inside) -> None:
