@@ -66,20 +66,46 @@ static __always_inline int find_route_by_row(const struct vip *vip, __u64 hash, 
 	return route->member ? ROUTED : COUNT_no_owner;
 }
 
-/* What a VIP with flags of its own does otherwise than most. */
-static __always_inline int find_special_route(struct packet *packet, const void *end,
-					      const struct vip *vip, __u64 hash,
-					      struct route *route)
+/* Where packets of some VIPs go whatever their row says. */
+static __always_inline void find_known_route(const struct packet *packet, const void *end,
+					     const struct vip *vip, struct route *route)
 {
-	int result;
-
 	if ((vip->flags & VIP_QUIC) && packet->udp)
 		follow_server_id(packet, end, vip, route);
 	if (!route->member && (vip->flags & VIP_FLOW_TABLE))
 		recall_flow(packet, route);
+}
+
+/* A known route in IPv4 has no use for the hash: no port and no flow label is drawn from it. */
+static __always_inline bool is_hash_needed(const struct vip *vip, const struct route *route,
+					   const struct balancer_settings *node)
+{
+	return !route->member || vip->encapsulation == ENCAPSULATE_GUE ||
+	       (route->member->flags & MEMBER_IPV6) || is_tapped(node);
+}
+
+static __always_inline __u64 hash_packet(const struct packet *packet, const struct vip *vip,
+					 const struct balancer_settings *node)
+{
+	if (unlikely(vip->flags & VIP_HASH_SOURCE))
+		return hash_source(&packet->flow, packet->is_ipv6, node->hash_key);
+	return hash_flow(&packet->flow, packet->is_ipv6, node->hash_key);
+}
+
+/* What a VIP with flags of its own does otherwise than most. */
+static __always_inline int find_special_route(const struct packet *packet, const void *end,
+					      const struct vip *vip,
+					      const struct balancer_settings *node, __u64 *hash,
+					      struct route *route)
+{
+	int result;
+
+	find_known_route(packet, end, vip, route);
+	if (is_hash_needed(vip, route, node))
+		*hash = hash_packet(packet, vip, node);
 	if (route->member)
 		return ROUTED;
-	result = find_route_by_row(vip, hash, route);
+	result = find_route_by_row(vip, *hash, route);
 	if (result == ROUTED && (vip->flags & VIP_FLOW_TABLE))
 		remember_flow(packet, vip, route);
 	return result;
@@ -115,7 +141,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 	struct route route = {};
 	struct link link;
 	struct vip *vip;
-	__u64 hash;
+	__u64 hash = 0;
 	int result;
 
 	/* 1. Parse what is addressed to this node. */
@@ -151,10 +177,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 		hash = hash_flow(&packet.flow, packet.is_ipv6, node->hash_key);
 		result = find_route_by_row(vip, hash, &route);
 	} else {
-		hash = vip->flags & VIP_HASH_SOURCE
-			   ? hash_source(&packet.flow, packet.is_ipv6, node->hash_key)
-			   : hash_flow(&packet.flow, packet.is_ipv6, node->hash_key);
-		result = find_special_route(&packet, end, vip, hash, &route);
+		result = find_special_route(&packet, end, vip, node, &hash, &route);
 	}
 	if (unlikely(result != ROUTED))
 		return drop_from(vip, result);

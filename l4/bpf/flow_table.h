@@ -53,15 +53,16 @@ static __always_inline bool has_expired(struct flow_owner *owner, const struct p
 
 /* Finds where an open flow went before. A flow that is new, forgotten, or whose member is not live
  * has to ask its row. */
-static __always_inline void recall_flow(struct packet *packet, struct route *route)
+static __always_inline void recall_flow(const struct packet *packet, struct route *route)
 {
+	struct flow flow = packet->flow;
 	struct flow_owner *owner;
 	struct member *member;
 
 	if (is_syn(packet))
 		return;
 	count(COUNT_flow_table_lookups);
-	owner = flow_table.lookup(&packet->flow);
+	owner = flow_table.lookup(&flow);
 	if (!owner)
 		return;
 	if (packet->flow.service.protocol == IPPROTO_UDP && has_expired(owner, packet))
@@ -78,10 +79,11 @@ static __always_inline void recall_flow(struct packet *packet, struct route *rou
  * failed, and are to survive the next change of the table, too. What ends a flow, or is only about
  * it, begins none.
  */
-static __always_inline void remember_flow(struct packet *packet, const struct vip *vip,
+static __always_inline void remember_flow(const struct packet *packet, const struct vip *vip,
 					  const struct route *route)
 {
 	struct flow_owner owner = {.id = route->owner};
+	struct flow flow = packet->flow;
 
 	if (packet->is_icmp_error || (packet->tcp_flags & (TCP_FIN | TCP_RST)))
 		return;
@@ -89,7 +91,7 @@ static __always_inline void remember_flow(struct packet *packet, const struct vi
 		return;
 	if (packet->flow.service.protocol == IPPROTO_UDP)
 		owner.last_seen = now_s();
-	flow_table.update(&packet->flow, &owner);
+	flow_table.update(&flow, &owner);
 }
 
 #endif

@@ -40,10 +40,12 @@ static __always_inline struct vip *find_vip_in_set(__u32 set, const struct packe
 	return vip_ports.lookup(&port);
 }
 
-/* NULL if the packet is for no VIP; a fragment may then still be for a VIP's address. */
-static __always_inline struct vip *find_vip(struct packet *packet)
+/* NULL if the packet is for no VIP; a fragment may then still be for a VIP's address. The key is a
+ * copy, so that the packet itself can be kept in registers. */
+static __always_inline struct vip *find_vip(const struct packet *packet)
 {
-	struct vip *vip = vips.lookup(&packet->flow.service);
+	struct service service = packet->flow.service;
+	struct vip *vip = vips.lookup(&service);
 	__u32 *set;
 
 	if (likely(vip))
