@@ -1,5 +1,6 @@
 """Programs on real interfaces: a veth pair between a client and a node, with traffic through the kernel."""
 
+import itertools
 import json
 import os
 import socket
@@ -45,21 +46,22 @@ def test_twenty_replacements_and_a_hundred_table_swaps_under_traffic_lose_nothin
 ) -> None:
     feed(balancer)
     balancer.attach(NODE, XdpMode.NATIVE)
-    programs = set()
+    attached_ids = []
 
     def replace_and_swap() -> None:
-        for _ in range(20):
-            program = BalancerProgram(bpffs, rows=balancer.rows)
+        programs = [BalancerProgram(bpffs, rows=balancer.rows) for _ in range(3)]
+        for program in (programs * 7)[:20]:
             program.attach(NODE, XdpMode.AUTO)
             attached = attachment.attached_program(NODE)
             assert attached is not None
-            programs.add(attached.program_id)
+            attached_ids.append(attached.program_id)
             for owner in (1, 2, 1, 2, 1):
                 program.swap_table(0, (owner.to_bytes(2, "little") + bytes(6)) * program.rows)
                 program.set_settings(node_settings(program.rows, node_id=owner))
 
     sent, lost = lost_during(replace_and_swap)
-    assert len(programs) == 20
+    assert len(set(attached_ids)) == 3
+    assert all(now != before for before, now in itertools.pairwise(attached_ids))
     assert sent > 1000
     assert lost == 0
     BalancerProgram.detach(NODE)
