@@ -19,7 +19,7 @@ from l4.program_error import ProgramError
 
 SOURCES = Path(__file__).parent / "bpf"
 
-#: Seconds. Compiling takes about one; a host that needs more than this has other troubles.
+#: Seconds. Compiling takes about four of CPU time; a host that needs more than this has other troubles.
 LOAD_TIMEOUT_S = 120.0
 
 _OWN_INCLUDE = re.compile(r'^#include "([a-z_]+\.h)"$', re.MULTILINE)

@@ -21,7 +21,7 @@ from orchestrator.contract.node import AgentRole
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a question may take to arrive, and that an answer may take: a program is compiled in about one.
+#: Seconds that a question may take to arrive, and that an answer may take: a program is compiled first.
 _QUESTION_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 150.0
 
