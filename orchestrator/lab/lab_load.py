@@ -15,7 +15,7 @@ SPARE_LANES: Final = 1.2
 SHARES: Final = {FlowKind.DOWNLOAD: 0.4, FlowKind.KEEP_ALIVE: 0.35, FlowKind.UPLOAD: 0.25}
 
 #: Datagrams in each stream: enough to meet every moment of a change, and no load to speak of.
-DATAGRAMS_PER_SECOND: Final = 50.0
+DATAGRAMS_PER_SECOND: Final = 20.0
 
 
 def load_plan(lab: Lab, flows: int, requests_per_second: float) -> LoadPlan:
