@@ -22,6 +22,7 @@ FILTER_OCTETS = 1 << 18
 
 _FILTER_BITS = 21
 _FILTER_MULTIPLIER = 0x9E3779B97F4A7C15
+_FILTER_SALT = 0xD6E8FEB86659FD93
 #: A listed prefix shorter than this is in the filter as all of it: it would be 2^(32 - length) entries.
 _FILTERED_LENGTH = 20
 _DIFFERS = 3
@@ -121,8 +122,11 @@ def _compile_filter(listed: Iterable[IPv6Network]) -> bytes:
     bits = bytearray(FILTER_OCTETS)
     for network in listed:
         address, length = int(network.network_address), network.prefixlen
-        if length >= 48:
-            keys: Iterable[int] = (address >> 80 << 16 | 48,)
+        of_48 = address >> 80 << 16
+        if length >= 64:
+            keys: Iterable[int] = (of_48 | 48, address >> 64 ^ _FILTER_SALT)
+        elif length >= 48:
+            keys = (of_48 | 48, of_48 | 63)
         elif length >= _FILTERED_LENGTH:
             first = address >> 96
             keys = (number << 32 | 32 for number in range(first, first + (1 << max(0, 32 - length))))

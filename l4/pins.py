@@ -38,7 +38,7 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
         "tap_programs": 1,
         "guard_ipv4": 1,
         "guard_ipv6": 1,
-        "guard_ipv6_filter": 1,
+        "guard_ipv6_filter": 2,
         "guard_limits": 1,
         "source_buckets": 1,
         "vip_buckets": 1,

@@ -55,13 +55,15 @@ BPF_TABLE_PINNED("lpm_trie", struct listed_prefix, __u32, guard_ipv6, MAX_LISTED
 		 BPF_F_NO_PREALLOC);
 
 /*
- * Bits that are set for all /48 with a listed prefix within, and for all /32 with one of at least
- * 32 and less than 48 bits within, or with a shorter one around them. Each has one bit, found by
- * multiplication (Knuth, "The Art of Computer Programming" 3, section 6.4); a bit that others have
- * set costs a walk of the trie, and no more.
+ * Bits that are set where a walk of the trie may find something: for each /32 with a prefix of 32
+ * to 47 bits in it, or with a shorter one around it; and for each /48 with a longer one in it.
+ * There, more bits tell whether it is within the /64, or of 48 to 63 bits. Each has one bit, found
+ * by multiplication (Knuth, "The Art of Computer Programming" 3, section 6.4); a bit that others
+ * have set costs a walk, and no more.
  */
 #define FILTER_BITS 21
 #define FILTER_MULTIPLIER 0x9e3779b97f4a7c15ULL
+#define FILTER_SALT 0xd6e8feb86659fd93ULL /* of the keys of /64s, which leave no room to say so */
 BPF_TABLE_PINNED("array", __u32, __u64, guard_ipv6_filter, 1 << (FILTER_BITS - 6),
 		 PIN(guard_ipv6_filter), BPF_F_MMAPABLE);
 
@@ -114,14 +116,25 @@ static __always_inline bool is_in_filter(__u64 prefix)
 	return word && (*word >> (bit % 64) & 1);
 }
 
+static __always_inline bool is_near_listed(const __be32 client[4])
+{
+	__u64 network = (__u64)ntohl(client[0]) << 32 | ntohl(client[1]);
+	__u64 of_48 = network & ~0xffffULL;
+
+	/* What the bit stands for is in its key: a /32 is another than its first /48. */
+	if (unlikely(is_in_filter((network & ~0xffffffffULL) | 32)))
+		return true;
+	if (likely(!is_in_filter(of_48 | 48)))
+		return false;
+	return is_in_filter(of_48 | 63) || is_in_filter(network ^ FILTER_SALT);
+}
+
 static __always_inline int find_ipv6_listing(const __be32 client[4])
 {
 	struct listed_prefix prefix = {.length = 128};
-	__u64 network = (__u64)ntohl(client[0]) << 16 | ntohl(client[1]) >> 16;
 	__u32 *listing;
 
-	/* The length is in the filter's key as well: a /32 is another key than its first /48. */
-	if (likely(!is_in_filter(network << 16 | 48) && !is_in_filter(network >> 16 << 32 | 32)))
+	if (likely(!is_near_listed(client)))
 		return UNLISTED;
 	__builtin_memcpy(prefix.address, client, sizeof(prefix.address));
 	listing = guard_ipv6.lookup(&prefix);
