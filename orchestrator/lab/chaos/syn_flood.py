@@ -34,7 +34,7 @@ async def play(stage: Stage) -> Figures:
     """Flood, and count what the L4 nodes made of it."""
     before = await trio.to_thread.run_sync(_counters, stage.lab)
     with _nowhere_to_answer(stage.lab):
-        await stage.edgectl.guard("limit", "--syn-per-vip", str(SYN_LIMIT))
+        await stage.edgectl.guard("limit", "vip", str(SYN_LIMIT))
         try:
             sent = await _flood(stage)
         finally:
