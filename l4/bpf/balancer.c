@@ -182,18 +182,20 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 	if (unlikely(result != ROUTED))
 		return drop_from(vip, result);
 
-	/* 5. The way out. Does it fit? */
-	result = find_egress(ctx, &packet, node, vip, &route, hash, &egress);
-	if (unlikely(result != FOUND))
-		return drop_from(vip, result);
-	if (unlikely(packet.length + overhead(vip, route.member) > egress.mtu)) {
-		drop_from(vip, COUNT_packet_too_big);
-		return answer_too_big(ctx, &packet, vip->id,
-				      egress.mtu - overhead(vip, route.member));
+	/* 5. The way out. Does it fit? 6. Encapsulate. */
+	if (likely(is_usual(&packet, node, vip, route.member))) {
+		result = send_as_usual(ctx, &packet, node, &route, hash);
+	} else {
+		result = find_egress(ctx, &packet, node, vip, &route, hash, &egress);
+		if (unlikely(result != FOUND))
+			return drop_from(vip, result);
+		if (unlikely(packet.length + overhead(vip, route.member) > egress.mtu)) {
+			drop_from(vip, COUNT_packet_too_big);
+			return answer_too_big(ctx, &packet, vip->id,
+					      egress.mtu - overhead(vip, route.member));
+		}
+		result = send_to_owner(ctx, &packet, node, vip, &route, hash, &egress);
 	}
-
-	/* 6. Encapsulate. */
-	result = send_to_owner(ctx, &packet, node, vip, &route, hash, &egress);
 	if (unlikely(result < 0))
 		return drop_from(vip, -result);
 

@@ -98,8 +98,8 @@ static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *pack
  * The frame has grown by `octets` in front. Moves its link header there, back to the sender, tags
  * kept, and lets it announce `type` (0: as before). Returns what stands behind it, or NULL.
  */
-static __always_inline void *move_link(struct xdp_md *ctx, const struct packet *packet,
-				       const __u32 octets, __be16 type)
+static __always_inline void *move_link(struct xdp_md *ctx, __u8 tags, const __u32 octets,
+				       __be16 type)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethernet *ethernet = (void *)(long)ctx->data;
@@ -110,14 +110,14 @@ static __always_inline void *move_link(struct xdp_md *ctx, const struct packet *
 	if ((void *)(arrived + 1) > end)
 		return NULL;
 	turn_around(ethernet, arrived);
-	if (likely(!packet->vlan_tags)) {
+	if (likely(!tags)) {
 		ethernet->type = type ? type : arrived->type;
 		return tag;
 	}
 	ethernet->type = arrived->type;
 	if ((void *)(old + 1) > end)
 		return NULL;
-	if (packet->vlan_tags == 1) {
+	if (tags == 1) {
 		tag->control = old->control;
 		tag->type = type ? type : old->type;
 		return tag + 1;

@@ -69,7 +69,7 @@ static __always_inline void write_gue(struct udphdr *udp, const struct packet *p
 
 static __always_inline int encapsulate_over_ipv4(struct xdp_md *ctx, const struct packet *packet,
 						 const struct balancer_settings *node,
-						 const struct route *route, __u64 hash,
+						 const struct route *route, __u64 hash, __u8 tags,
 						 const bool is_gue)
 {
 	const __u32 octets = is_gue ? sizeof(struct outer_v4) : sizeof(struct iphdr);
@@ -77,7 +77,7 @@ static __always_inline int encapsulate_over_ipv4(struct xdp_md *ctx, const struc
 
 	if (bpf_xdp_adjust_head(ctx, -(int)octets))
 		return -1;
-	ip = move_link(ctx, packet, octets, htons(ETH_P_IP));
+	ip = move_link(ctx, tags, octets, htons(ETH_P_IP));
 	if (!ip || (void *)ip + octets > (void *)(long)ctx->data_end)
 		return -1;
 	write_outer_ipv4(ip, packet, node, route->member,
@@ -89,7 +89,7 @@ static __always_inline int encapsulate_over_ipv4(struct xdp_md *ctx, const struc
 
 static __always_inline int encapsulate_over_ipv6(struct xdp_md *ctx, const struct packet *packet,
 						 const struct balancer_settings *node,
-						 const struct route *route, __u64 hash,
+						 const struct route *route, __u64 hash, __u8 tags,
 						 const bool is_gue)
 {
 	const __u32 octets = is_gue ? sizeof(struct outer_v6) : sizeof(struct ipv6hdr);
@@ -97,7 +97,7 @@ static __always_inline int encapsulate_over_ipv6(struct xdp_md *ctx, const struc
 
 	if (bpf_xdp_adjust_head(ctx, -(int)octets))
 		return -1;
-	ip = move_link(ctx, packet, octets, htons(ETH_P_IPV6));
+	ip = move_link(ctx, tags, octets, htons(ETH_P_IPV6));
 	if (!ip || (void *)ip + octets > (void *)(long)ctx->data_end)
 		return -1;
 	write_outer_ipv6(ip, packet, node, route->member,
@@ -164,18 +164,41 @@ static __always_inline int send_to_owner(struct xdp_md *ctx, const struct packet
 					 __u64 hash, const struct egress *egress)
 {
 	bool is_ipv6 = route->member->flags & MEMBER_IPV6;
+	__u8 tags = packet->vlan_tags;
 	int failed;
 
 	if (likely(vip->encapsulation == ENCAPSULATE_GUE))
 		failed = unlikely(is_ipv6)
-			     ? encapsulate_over_ipv6(ctx, packet, node, route, hash, true)
-			     : encapsulate_over_ipv4(ctx, packet, node, route, hash, true);
+			     ? encapsulate_over_ipv6(ctx, packet, node, route, hash, tags, true)
+			     : encapsulate_over_ipv4(ctx, packet, node, route, hash, tags, true);
 	else if (vip->encapsulation == ENCAPSULATE_IPIP)
-		failed = is_ipv6 ? encapsulate_over_ipv6(ctx, packet, node, route, hash, false)
-				 : encapsulate_over_ipv4(ctx, packet, node, route, hash, false);
+		failed = is_ipv6
+			     ? encapsulate_over_ipv6(ctx, packet, node, route, hash, tags, false)
+			     : encapsulate_over_ipv4(ctx, packet, node, route, hash, tags, false);
 	else
 		return rewrite_link(ctx, packet, route->member);
 	return failed ? -COUNT_no_room : leave_by(ctx, egress);
+}
+
+/*
+ * Most packets: GUE over IPv4, back to the sender, without tags, and they fit. One comparison sends
+ * them the short way; all else takes the two steps above.
+ */
+static __always_inline bool is_usual(const struct packet *packet,
+				     const struct balancer_settings *node, const struct vip *vip,
+				     const struct member *member)
+{
+	return !(vip->encapsulation | (member->flags & MEMBER_IPV6) | (node->flags & NODE_FIB) |
+		 packet->vlan_tags) &&
+	       packet->length + sizeof(struct outer_v4) <= node->mtu;
+}
+
+static __always_inline int send_as_usual(struct xdp_md *ctx, const struct packet *packet,
+					 const struct balancer_settings *node,
+					 const struct route *route, __u64 hash)
+{
+	return encapsulate_over_ipv4(ctx, packet, node, route, hash, 0, true) ? -COUNT_no_room
+									      : XDP_TX;
 }
 
 #endif

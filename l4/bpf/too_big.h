@@ -63,7 +63,7 @@ static __always_inline void *make_quote(struct xdp_md *ctx, const struct packet 
 	if (bpf_xdp_adjust_tail(ctx, (int)(link + quote) - frame) ||
 	    bpf_xdp_adjust_head(ctx, -(int)headers))
 		return NULL;
-	return move_link(ctx, packet, headers, 0);
+	return move_link(ctx, packet->vlan_tags, headers, 0);
 }
 
 static __always_inline int answer_fragmentation_needed(struct xdp_md *ctx,
