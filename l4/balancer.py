@@ -36,6 +36,7 @@ from l4.forwarding import GenerationTables, describe
 from l4.interface import InterfaceError, look_up_interface
 from l4.neighbours import PATIENCE_S, Neighbours, addresses_to_resolve, with_macs
 from l4.program_error import NotInService, ProgramError
+from l4.rehearsal import remove_leftovers
 from l4.reload import NotReloaded, Replacement
 from l4.tap import Tap
 from l4.traffic import Traffic, read_drops, read_traffic
@@ -194,7 +195,9 @@ class BalancerAgent:
         """A program for tables of this size, loaded anew: it changes nothing until it is attached."""
         program = BalancerProgram(self._bpffs, rows=rows)
         if self._program is None:
-            Tap.clear(program.pins)  # of a capture whose agent died in the middle of it
+            # Of a capture or a trace whose agent died in the middle of it.
+            Tap.clear(program.pins)
+            remove_leftovers(program.pins)
         else:
             program.show_to_tap(self._program.is_tapped)  # a capture goes on
         return program

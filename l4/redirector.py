@@ -29,6 +29,7 @@ from l4.forwarding import GenerationTables
 from l4.interface import OVERHEADS, Interface, InterfaceError, look_up_interface
 from l4.program_error import NotInService, ProgramError
 from l4.redirector_program import RedirectorProgram
+from l4.rehearsal import remove_leftovers
 from l4.reload import NotReloaded, Replacement
 from l4.snapshot_entries import member_entries
 from l4.tcp_sockets import SocketDumpError, tcp_flows
@@ -87,6 +88,7 @@ class RedirectorAgent:
                 program = self._program
                 if program is None:
                     program = await trio.to_thread.run_sync(RedirectorProgram, self._bpffs)
+                    remove_leftovers(program.pins)  # of a trace whose agent died in the middle of it
                 await trio.to_thread.run_sync(self._switch, program, plan)
         except (*_FAILURES, ValueError) as error:
             self._counts["snapshots_refused"] += 1

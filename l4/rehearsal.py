@@ -65,7 +65,7 @@ class Rehearsal:
         self._names = counter_names(program.upper())
         self._running = pins
         self._copied = COPIED[program]
-        scratch = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=pins.directory.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=_prefix(pins), dir=pins.directory.parent))
         try:
             shared = SHARED[program]
             own = ProgramPins(scratch, {name: str(pins.path(name)) if name in shared else name for name in pins.files})
@@ -114,3 +114,13 @@ class Rehearsal:
         counters = self._maps["counters"]
         values = {name: total(counters.lookup(U32.pack(index))) for index, name in enumerate(self._names)}
         return {name: value for name, value in values.items() if value}
+
+
+def remove_leftovers(pins: ProgramPins) -> None:
+    """Forgets what rehearsals of this program left whose agent died in the middle of one."""
+    for scratch in pins.directory.parent.glob(f"{_prefix(pins)}*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prefix(pins: ProgramPins) -> str:
+    return f"rehearsal-{pins.directory.name}-"

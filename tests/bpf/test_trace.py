@@ -14,6 +14,7 @@ from scapy.layers.l2 import Ether
 
 from l4 import trace, trace_arrival
 from l4.balancer_program import BalancerProgram
+from l4.bpf_call import pin
 from l4.entries import MemberEntry
 from l4.guard import RateLimit, VipLimits
 from l4.guard_lists import Listing
@@ -21,7 +22,7 @@ from l4.interface import Interface
 from l4.pins import LAYOUTS
 from l4.probe_frame import probe_frame
 from l4.redirector_program import RedirectorProgram
-from l4.rehearsal import SHARED, WRITTEN_BY_PACKETS, Rehearsal
+from l4.rehearsal import SHARED, WRITTEN_BY_PACKETS, Rehearsal, remove_leftovers
 from l4.snapshot_entries import vip_entries
 from orchestrator.contract.inquiry import OuterHeader, Probe, TraceAnswer, TraceArrivalAnswer, Verdict
 from orchestrator.contract.pool import (
@@ -334,6 +335,20 @@ def test_nothing_is_left_in_the_bpffs(fed: BalancerProgram, told: Asked, bpffs: 
     before = sorted(path.name for path in bpffs.rglob("*"))
     with trace.rehearsal_of(fed):
         told.balance(probe(CASES["ipv4"], "A"))
+    assert sorted(path.name for path in bpffs.rglob("*")) == before
+
+
+def test_what_a_dead_agent_left_in_the_bpffs_is_removed_and_nothing_else(fed: BalancerProgram, bpffs: Path) -> None:
+    before = sorted(path.name for path in bpffs.rglob("*"))
+    left = bpffs / "edgefleet" / "rehearsal-balancer-left"
+    of_the_other = bpffs / "edgefleet" / "rehearsal-redirector-left"
+    left.mkdir()
+    of_the_other.mkdir()
+    with fed.pins.open("counters") as counters:
+        pin(counters.descriptor, left / "counters")
+    remove_leftovers(fed.pins)
+    assert not left.exists()
+    of_the_other.rmdir()
     assert sorted(path.name for path in bpffs.rglob("*")) == before
 
 
