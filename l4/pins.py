@@ -25,6 +25,7 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
         "counters": 4,
         "settings": 2,
         "vips": 2,
+        "vip_index": 1,
         "vip_prefixes": 1,
         "vip_ports": 1,
         "vip_drops": 1,

@@ -11,11 +11,12 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from l4.bpf_call import MapType
-from l4.bpf_map import Map
+from l4.bpf_map import MAPPABLE, Map
 from l4.entries import VipEntry, mapped, vip_id_of
 from l4.pins import ProgramPins
 from l4.program_error import ProgramError
-from l4.shared_maps import U32, wait_for_packets
+from l4.shared_maps import U32, swap_inner_map, wait_for_packets
+from l4.vip_index_table import PLACE_OCTETS, index_of
 from l4.vip_sets import BITS_BEFORE_PORT, Network, PortSet, VipsRefused, compile_vips
 
 _SERVICE = struct.Struct("=16s2sBx")
@@ -30,11 +31,13 @@ _Ports = dict[bytes, bytes]
 
 
 class VipMaps:
-    """`vips`, `vip_prefixes`, `vip_ports` and `quic_servers`. Not to be used by two threads at once."""
+    """`vips`, `vip_index`, `vip_prefixes`, `vip_ports` and `quic_servers`. Not to be used by two threads at once."""
 
     def __init__(self, pins: ProgramPins, max_vips: int) -> None:
         self._max_vips = max_vips
         self._exact = pins.open("vips")
+        self._index = pins.open("vip_index")
+        self._index_present: bytes | None = None
         self._prefixes = pins.open("vip_prefixes")
         self._ports = pins.open("vip_ports")
         self._quic_servers = pins.open("quic_servers")
@@ -64,10 +67,17 @@ class VipMaps:
         prefixes = {_prefix(network): U32.pack(number_of_set[ports]) for network, ports in by_length}
         add(self._exact, exact)
         add(self._prefixes, prefixes)
+        self._set_index(exact)
         remove_all_but(self._prefixes, prefixes)
         remove_all_but(self._exact, exact)
         self._remove_unused_sets()
         self._ids = {vip.vip_id for vip in vips}
+
+    def _set_index(self, exact: Mapping[bytes, bytes]) -> None:
+        index = index_of(exact)
+        if index != self._index_present:
+            swap_inner_map(self._index, 0, "vip_index", index, PLACE_OCTETS, MAPPABLE)
+            self._index_present = index
 
     def set_quic_servers(self, servers: Mapping[tuple[int, int], int]) -> None:
         """Makes the members that QUIC connection ids can name those given, by slot and server id."""

@@ -72,6 +72,22 @@ struct vip {
 BPF_TABLE_PINNED("hash", struct service, struct vip, vips, 4 * MAX_VIPS, PIN(vips));
 
 /*
+ * The same once more, for most of them: an array, found by multiplication, that answers in a third
+ * of the time. Whoever falls to a place that is taken is in `vips` alone. It changes as a whole.
+ */
+#define VIP_INDEX_BITS 12
+
+struct indexed_vip {
+	struct service service; /* protocol 0: an empty place */
+	struct vip vip;
+	__u32 zero;
+};
+
+BPF_F_TABLE("array", __u32, struct indexed_vip, vip_index_prototype, 1 << VIP_INDEX_BITS,
+	    BPF_F_MMAPABLE);
+BPF_TABLE_PINNED("array_of_maps$vip_index_prototype", __u32, __u32, vip_index, 1, PIN(vip_index));
+
+/*
  * All VIPs' addresses, single ones included, to the set of ports that is served there. A set is
  * filled under a new number before the address is pointed to it: a VIP changes as a whole.
  */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Which VIP is a packet for? One look-up tells of VIPs of one address and one port. Blocks of
+ * Which VIP is a packet for? One look-up tells of VIPs of one address and one port: in an index
+ * of most of them, or by their hash. Blocks of
  * addresses, ranges of ports and fragments take two more, longest prefix first: from the address to
  * its set of ports, and from protocol and port to the VIP. l4/vip_sets.py fills them.
  */
@@ -12,6 +13,36 @@
 
 #define ADDRESS_BITS 128
 #define PORT_BITS 64 /* of set, protocol, portless and port */
+
+/* Odd numbers without a pattern, of SplitMix64 and xxHash. l4/vip_index_table.py has the same. */
+#define INDEX_LOW 0x9e3779b97f4a7c15ULL
+#define INDEX_HIGH 0xbf58476d1ce4e5b9ULL
+#define INDEX_PORT 0xc2b2ae3d27d4eb4fULL
+
+/* Where the VIP stands in the index if it does. A multilinear hash (Lemire and Kaser, "Strongly
+ * universal string hashing is fast", 2014); the operator chooses what is in it, nobody else. */
+static __always_inline __u32 place_in_index(const struct service *service)
+{
+	const __be32 *address = service->address;
+	__u64 low = (__u64)address[1] << 32 | address[0];
+	__u64 high = (__u64)address[3] << 32 | address[2];
+	__u64 port = (__u64)service->protocol << 16 | service->port;
+
+	return (low * INDEX_LOW + high * INDEX_HIGH + port * INDEX_PORT) >> (64 - VIP_INDEX_BITS);
+}
+
+static __always_inline struct vip *find_indexed_vip(const struct service *service)
+{
+	__u32 zero = 0, place = place_in_index(service);
+	void *index = vip_index.lookup(&zero);
+	struct indexed_vip *found = index ? bpf_map_lookup_elem(index, &place) : NULL;
+
+	if (likely(found && is_same_address(found->service.address, service->address) &&
+		   found->service.port == service->port &&
+		   found->service.protocol == service->protocol))
+		return &found->vip;
+	return NULL;
+}
 
 /* NULL if no VIP has this address. */
 static __always_inline __u32 *find_port_set(const struct service *service)
@@ -44,11 +75,15 @@ static __always_inline struct vip *find_vip_in_set(__u32 set, const struct packe
  * copy, so that the packet itself can be kept in registers. */
 static __always_inline struct vip *find_vip(const struct packet *packet)
 {
-	struct service service = packet->flow.service;
-	struct vip *vip = vips.lookup(&service);
+	struct vip *vip = find_indexed_vip(&packet->flow.service);
+	struct service service;
 	__u32 *set;
 
 	if (likely(vip))
+		return vip;
+	service = packet->flow.service;
+	vip = vips.lookup(&service);
+	if (vip)
 		return vip;
 	set = find_port_set(&packet->flow.service);
 	return set ? find_vip_in_set(*set, packet) : NULL;

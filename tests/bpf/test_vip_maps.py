@@ -1,6 +1,7 @@
 """VIP sets in real maps: what the kernel finds is what the rule says, at every step of a change."""
 
 import struct
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -13,6 +14,7 @@ from l4.bpf_map import Map
 from l4.entries import PROTOCOL_TCP, PROTOCOL_UDP, VipEntry, mapped, vip_id_of
 from l4.pins import prepare_pins
 from l4.program_error import ProgramError
+from l4.vip_index_table import place_of
 from l4.vip_maps import VipMaps
 
 pytestmark = pytest.mark.kernel
@@ -29,17 +31,26 @@ class Kernel:
         BalancerProgram(bpffs, rows=ROWS)
         self.pins = prepare_pins(bpffs, "balancer", {"tables": ROWS})
         self.maps = VipMaps(self.pins, 1024)
-        self._exact, self._prefixes, self._ports = (
-            self.pins.open(name) for name in ("vips", "vip_prefixes", "vip_ports")
+        self._exact, self._index, self._prefixes, self._ports = (
+            self.pins.open(name) for name in ("vips", "vip_index", "vip_prefixes", "vip_ports")
         )
 
     def find(self, address: IPv4Address | IPv6Address, protocol: int, port: int | None) -> int:
         """Id of the VIP; 0 if there is none. `port` is None for a fragment."""
         octets = (port or 0).to_bytes(2, "big")
-        value = self._exact.lookup(struct.pack("=16s2sBx", mapped(address), octets, protocol)) if port else None
+        service = struct.pack("=16s2sBx", mapped(address), octets, protocol)
+        value = (self._indexed(service) or self._exact.lookup(service)) if port else None
         if value is None and (number := self._prefixes.lookup(struct.pack("=I16s", 128, mapped(address)))) is not None:
             value = self._ports.lookup(struct.pack("=I4sBB2s", 64, number, protocol, port is None, octets))
         return vip_id_of(value) if value else 0
+
+    def _indexed(self, service: bytes) -> bytes | None:
+        inner = self._index.lookup(bytes(4))
+        if inner is None:
+            return None
+        with Map.by_id(int.from_bytes(inner, sys.byteorder)) as index:
+            found = index.lookup(struct.pack("=I", place_of(service))) or b""
+        return found[20:28] if found[:20] == service else None
 
     def view(self) -> dict[tuple[object, ...], int]:
         return {
