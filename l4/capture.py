@@ -106,30 +106,23 @@ class Captures:
     async def _tapped(self, plan: TapPlan) -> AsyncIterator[Tap]:
         """While this is open, the node's packets are shown to a tap; whatever ends it, they no longer are."""
 
-        def begin(program: BalancerProgram, _: BalancerSnapshot) -> Tap:
-            tap = Tap(program.pins, plan)
-            try:
-                program.show_to_tap(True)
-            except OSError:
-                tap.close()
-                raise
-            return tap
-
-        def end(program: BalancerProgram, _: BalancerSnapshot) -> None:
-            program.show_to_tap(False)
+        def show(is_tapped: bool) -> Callable[[BalancerProgram, BalancerSnapshot], None]:
+            return lambda program, _: program.show_to_tap(is_tapped)
 
         try:
-            tap = await self._inspect(begin)
+            # Made beside the agent's other work: that takes a second or more.
+            pins = await self._inspect(lambda program, _: program.pins)
+            tap = await trio.to_thread.run_sync(Tap, pins, plan)
         except (ProgramError, OSError) as error:
-            raise InquiryRefused(
-                "no_tap", f"the tap cannot be put in its place: {error}", "see the agent's log"
-            ) from error
+            message = f"the tap cannot be put in its place: {error}"
+            raise InquiryRefused("no_tap", message, "the agent's log on this node has more") from error
         try:
+            await self._inspect(show(True))
             yield tap
         finally:
             with trio.CancelScope(shield=True):
                 try:
-                    await self._inspect(end)
+                    await self._inspect(show(False))
                 finally:
                     tap.close()
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable
 
+import trio
+
 from l4 import trace, trace_arrival
 from l4.balancer import BalancerAgent
 from l4.balancer_program import BalancerProgram
@@ -44,11 +46,15 @@ class BalancerRespondent:
                 raise _not_for("balancer", question)
 
     async def _trace(self, probe: Probe) -> TraceAnswer:
-        def look(program: BalancerProgram, snapshot: BalancerSnapshot) -> TraceAnswer:
-            with trace.rehearsal_of(program) as rehearsal:
-                return trace.trace(program, rehearsal, snapshot, look_up_interface(self._interface), probe)
+        # The rehearsal is made beside the agent's other work: that takes seconds. Only the frame's run waits its turn.
+        running = await self._agent.inspect(lambda program, _: program)
+        rehearsal = await trio.to_thread.run_sync(trace.rehearsal_of, running)
 
-        return await self._agent.inspect(look)
+        def look(program: BalancerProgram, snapshot: BalancerSnapshot) -> TraceAnswer:
+            return trace.trace(program, rehearsal, snapshot, look_up_interface(self._interface), probe)
+
+        with rehearsal:
+            return await self._agent.inspect(look)
 
 
 class RedirectorRespondent:
@@ -67,11 +73,14 @@ class RedirectorRespondent:
                 raise _not_for("redirector", question)
 
     async def _trace_arrival(self, frame: bytes) -> TraceArrivalAnswer:
-        def look(program: RedirectorProgram, snapshot: RedirectorSnapshot) -> TraceArrivalAnswer:
-            with trace_arrival.rehearsal_of(program) as rehearsal:
-                return trace_arrival.trace_arrival(rehearsal, snapshot, look_up_interface(self._interface), frame)
+        running = await self._agent.inspect(lambda program, _: program)
+        rehearsal = await trio.to_thread.run_sync(trace_arrival.rehearsal_of, running)
 
-        return await self._agent.inspect(look)
+        def look(_: RedirectorProgram, snapshot: RedirectorSnapshot) -> TraceArrivalAnswer:
+            return trace_arrival.trace_arrival(rehearsal, snapshot, look_up_interface(self._interface), frame)
+
+        with rehearsal:
+            return await self._agent.inspect(look)
 
 
 async def _told(answer: Awaitable[Answer]) -> Answer:
