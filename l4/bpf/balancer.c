@@ -184,7 +184,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct balancer_settings 
 
 	/* 5. The way out. Does it fit? 6. Encapsulate. */
 	if (likely(is_usual(&packet, node, vip, route.member))) {
-		result = send_as_usual(ctx, &packet, node, &route, hash);
+		result = send_as_usual(ctx, &packet, node, vip, &route, hash);
 	} else {
 		result = find_egress(ctx, &packet, node, vip, &route, hash, &egress);
 		if (unlikely(result != FOUND))

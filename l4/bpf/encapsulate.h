@@ -181,24 +181,28 @@ static __always_inline int send_to_owner(struct xdp_md *ctx, const struct packet
 }
 
 /*
- * Most packets: GUE over IPv4, back to the sender, without tags, and they fit. One comparison sends
- * them the short way; all else takes the two steps above.
+ * Most packets: GUE or IP in IP over IPv4, back to the sender, without tags, and they fit. One
+ * comparison sends them the short way; all else takes the two steps above.
  */
 static __always_inline bool is_usual(const struct packet *packet,
 				     const struct balancer_settings *node, const struct vip *vip,
 				     const struct member *member)
 {
-	return !(vip->encapsulation | (member->flags & MEMBER_IPV6) | (node->flags & NODE_FIB) |
-		 packet->vlan_tags) &&
+	return !((vip->encapsulation & REWRITE_L2) | (member->flags & MEMBER_IPV6) |
+		 (node->flags & NODE_FIB) | packet->vlan_tags) &&
 	       packet->length + sizeof(struct outer_v4) <= node->mtu;
 }
 
 static __always_inline int send_as_usual(struct xdp_md *ctx, const struct packet *packet,
 					 const struct balancer_settings *node,
-					 const struct route *route, __u64 hash)
+					 const struct vip *vip, const struct route *route,
+					 __u64 hash)
 {
-	return encapsulate_over_ipv4(ctx, packet, node, route, hash, 0, true) ? -COUNT_no_room
-									      : XDP_TX;
+	int failed = likely(vip->encapsulation == ENCAPSULATE_GUE)
+			 ? encapsulate_over_ipv4(ctx, packet, node, route, hash, 0, true)
+			 : encapsulate_over_ipv4(ctx, packet, node, route, hash, 0, false);
+
+	return failed ? -COUNT_no_room : XDP_TX;
 }
 
 #endif
