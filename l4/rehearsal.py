@@ -24,7 +24,7 @@ from l4.shared_maps import U32, total
 SHARED = {
     "balancer": frozenset(
         {
-            *("settings", "vips", "vip_prefixes", "vip_ports", "quic_servers", "members", "tables"),
+            *("settings", "vips", "vip_index", "vip_prefixes", "vip_ports", "quic_servers", "members", "tables"),
             *("guard_ipv4", "guard_ipv6", "guard_ipv6_filter", "guard_limits"),
         }
     ),
