@@ -15,12 +15,12 @@ CLONE_NEWNET = 0x4000_0000
 def own_network() -> Iterator[None]:
     """This thread is in a network namespace of its own, with its loopback up."""
     outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    _libc("unshare", CLONE_NEWNET)
+    libc_call("unshare", CLONE_NEWNET)
     try:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         yield
     finally:
-        _libc("setns", outside, CLONE_NEWNET)
+        libc_call("setns", outside, CLONE_NEWNET)
         os.close(outside)
 
 
@@ -46,7 +46,8 @@ def one_core() -> Iterator[int]:
         os.sched_setaffinity(0, allowed)
 
 
-def _libc(name: str, *arguments: int) -> None:
+def libc_call(name: str, *arguments: int) -> None:
+    """Calls a function of the C library that returns 0. Raises OSError if it does not."""
     libc = ctypes.CDLL(None, use_errno=True)
     if getattr(libc, name)(*arguments) != 0:
         raise OSError(ctypes.get_errno(), name)

@@ -1,7 +1,5 @@
 """A private network namespace and bpffs for kernel tests, and programs loaded once for each module."""
 
-import ctypes
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +11,11 @@ from l4.attachment import XdpMode
 from l4.balancer_program import BalancerProgram
 from l4.headers import kernel_headers
 from l4.redirector_program import RedirectorProgram
+from tests.bench.sandbox import own_network
 from tests.bpf.packets import CLIENT_MAC, NODE_MAC
 from tests.bpf.veth import CLIENT, NODE
 
 ROWS = 997
-CLONE_NEWNET = 0x4000_0000
 PASS_EVERYTHING = b"int edge_test_pass(struct xdp_md *ctx) { return XDP_PASS; }"
 
 
@@ -25,23 +23,11 @@ def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True)
 
 
-def libc_call(name: str, *arguments: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments) != 0:
-        raise OSError(ctypes.get_errno(), name)
-
-
 @pytest.fixture(scope="module")
 def network_namespace() -> Iterator[None]:
     """This thread is in a network namespace of its own, with its loopback up."""
-    outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    libc_call("unshare", CLONE_NEWNET)
-    try:
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with own_network():
         yield
-    finally:
-        libc_call("setns", outside, CLONE_NEWNET)
-        os.close(outside)
 
 
 @pytest.fixture(scope="module")

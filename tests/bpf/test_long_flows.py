@@ -31,7 +31,8 @@ from orchestrator.contract.pool import (
     MemberState,
     PoolForwarding,
 )
-from tests.bpf.conftest import CLONE_NEWNET, ROWS, libc_call
+from tests.bench.sandbox import CLONE_NEWNET, libc_call
+from tests.bpf.conftest import ROWS
 from tests.bpf.open_flows import FlowState, OpenFlow, add_addresses, flow_in
 from tests.bpf.packets import CLIENT_MAC, FLOWS, KEY, NODE_MAC, framed, host_vip, node_settings
 from tests.bpf.program_run import Outcome, Verdict, run
