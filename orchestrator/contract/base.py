@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 #: a metric label, a file name and a certificate subject without quoting.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
+#: The site of nodes whose configuration names none.
+DEFAULT_SITE: Name = "main"
+
 #: A TCP or UDP port.
 Port = Annotated[int, Field(ge=1, le=65535)]
 

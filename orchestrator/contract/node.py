@@ -27,6 +27,17 @@ ROLES_OF_KIND: dict[NodeKind, tuple[AgentRole, ...]] = {
 }
 
 
+class Announcement(StrEnum):
+    """How an L4 node announces its VIPs."""
+
+    NORMAL = "normal"
+    SOFT = "soft"
+    """As a last resort: with the graceful shutdown community (RFC 8326), a worse MED and a longer path, so that routers
+    take every other way first. What still comes is forwarded."""
+    NONE = "none"
+    """Not at all. What still comes is forwarded."""
+
+
 class AgentIdentity(Contract):
     """Who an agent is: in its certificate as the URI SAN `edgefleet://node/<node>/<role>`, CN `<node>/<role>`."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.contract.base import Address, Contract, Identifier, Name
+from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Identifier, Name
 
 #: Rows of a forwarding table. Prime, as Maglev needs (Eisenbud et al., NSDI 2016, section 3.4: a table of more than
 #: 100 rows per member keeps the imbalance below 1 %).
@@ -75,7 +75,9 @@ class Generation(Contract):
     """An immutable membership of a pool. Its forwarding table is a pure function of it, the fleet key and the size."""
 
     number: Annotated[int, Field(ge=1)]
-    """Grows by one with every change of the pool."""
+    """Grows by one with every change of the pool; unique in the pool, whatever the site."""
+    site: Name = DEFAULT_SITE
+    """Whose L4 nodes give new flows by it. Those of other sites know it for the flows that come to them later."""
     members: tuple[GenerationMember, ...]
     """Sorted by id. Empty only if nothing may take new flows."""
 
@@ -83,6 +85,40 @@ class Generation(Contract):
     def ids(self) -> frozenset[int]:
         """Of its members."""
         return frozenset(member.id for member in self.members)
+
+
+class ProbeKind(StrEnum):
+    """What a probe asks of a member."""
+
+    TCP = "tcp"
+    """That a connection is accepted."""
+    HTTP = "http"
+    """That a request is answered as expected."""
+    HTTPS = "https"
+
+
+class Probe(Contract):
+    """How L4 nodes look after a pool's members: along the way that clients' packets take, through the tunnel, to a VIP.
+
+    Reachability is always asked for, by a TCP connection; `kind` says what else.
+    """
+
+    kind: ProbeKind = ProbeKind.TCP
+    vip: Name | None = None
+    """The VIP that is asked on each member. None: the pool's first TCP VIP of a single address and port."""
+    host: str | None = None
+    """Of HTTP and HTTPS: the `Host` and the TLS server name."""
+    path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=1024)] = "/"
+    statuses: tuple[Annotated[int, Field(ge=100, le=599)], ...] = (200,)
+    """Answers that count as healthy."""
+    interval_ms: Annotated[int, Field(ge=100, le=60_000)] = 1000
+    """Between requests; a fifth of it more or less, by chance, so that L4 nodes do not ask in step."""
+    timeout_ms: Annotated[int, Field(ge=50, le=60_000)] = 1000
+    reach_interval_ms: Annotated[int, Field(ge=50, le=60_000)] = 200
+    """Between connections that ask for reachability alone."""
+    reach_timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 200
+    up_after: Annotated[int, Field(ge=1, le=10)] = 2
+    down_after: Annotated[int, Field(ge=1, le=10)] = 3
 
 
 class PoolForwarding(Contract):
@@ -94,10 +130,13 @@ class PoolForwarding(Contract):
     redirectors: bool = True
     """Whether the members run the redirector. Without it, established flows need the flow table. GUE only."""
     encapsulation: Encapsulation = Encapsulation.GUE
+    probe: Probe | None = None
+    """None: nobody probes the members."""
     members: Annotated[tuple[Member, ...], Field(max_length=2 * MAX_MEMBERS)]
     """Everyone that a live generation knows, and everyone configured: they may hold flows too. Sorted by id."""
     generations: Annotated[tuple[Generation, ...], Field(min_length=1, max_length=MAX_LIVE_GENERATIONS)]
-    """The live generations, newest first."""
+    """The live generations, newest first; for an L4 node those of its own site before all others, each site's newest
+    first. Chains follow this order."""
 
 
 class ForwardingSettings(Contract):

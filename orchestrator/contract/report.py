@@ -1,11 +1,12 @@
 """Reports: what an agent tells the orchestrator about itself, every second and at once after a change."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from orchestrator.contract.base import Contract, Identifier, Name
-from orchestrator.contract.node import AgentRole
+from orchestrator.contract.node import AgentRole, Announcement
 
 
 class Nack(Contract):
@@ -31,6 +32,26 @@ class TableStatus(Contract):
     """Rows with more owners in their live generations than a chain holds: flows of the oldest would break."""
 
 
+class ProbeVerdict(StrEnum):
+    """What an L4 node's probes say of a member."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    """Its host answers, and does not serve: it is to be given no new flows, and keeps its old ones."""
+    UNREACHABLE = "unreachable"
+    """Its host does not answer: its flows are lost."""
+
+
+class MemberProbe(Contract):
+    """A member as this L4 node's probes see it."""
+
+    verdict: ProbeVerdict
+    detail: str
+    """Of the probe that decided: "200 in 3 ms", "connection refused", "no answer within 200 ms"."""
+    since_s: Annotated[float, Field(ge=0)]
+    """Seconds since the verdict changed."""
+
+
 class BalancerStatus(Contract):
     """Of `edge-l4 balancer`."""
 
@@ -41,6 +62,14 @@ class BalancerStatus(Contract):
     """VIPs that this node announces by BGP now."""
     withheld: dict[Name, str]
     """VIPs that it does not, with the reason."""
+    announcement: Announcement = Announcement.NORMAL
+    """How, by what BIRD runs with now."""
+    sessions: dict[str, bool] = Field(default_factory=dict)
+    """BGP neighbour's address → whether the session is established."""
+    forwarded: int = 0
+    """Packets forwarded since the maps were made. While it grows, routers send traffic here."""
+    probes: dict[Identifier, MemberProbe] = Field(default_factory=dict)
+    """By member. Empty while nothing was probed."""
     tables: tuple[TableStatus, ...]
     counters: dict[str, int]
     """Totals by name, as exported to Prometheus without the `edge_l4_` prefix."""

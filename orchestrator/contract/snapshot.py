@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
+from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Identifier, Name, Port
 from orchestrator.contract.guard import Guard
-from orchestrator.contract.node import AgentRole
+from orchestrator.contract.node import AgentRole, Announcement
 from orchestrator.contract.pool import ForwardingSettings, PoolForwarding
 from orchestrator.contract.route import Backend, Certificate, Goodbye, Host, Listener
 from orchestrator.contract.vip import MAX_VIPS, Vip
@@ -22,6 +22,12 @@ class BgpNeighbor(Contract):
 
     address: Address
     asn: Annotated[int, Field(ge=1, le=4294967295)]
+    password: Annotated[str, Field(min_length=1, max_length=80, repr=False)] | None = None
+    """Of TCP MD5 signatures (RFC 2385), which both ends share."""
+
+
+#: A standard community as "65535:0" (RFC 1997), or a large one as "64600:1:2" (RFC 8092).
+Community = Annotated[str, Field(pattern=r"^\d{1,10}:\d{1,10}(:\d{1,10})?$")]
 
 
 class Bgp(Contract):
@@ -30,6 +36,14 @@ class Bgp(Contract):
     asn: Annotated[int, Field(ge=1, le=4294967295)]
     router_id: IPv4Address
     neighbors: Annotated[tuple[BgpNeighbor, ...], Field(min_length=1)]
+    communities: tuple[Community, ...] = ()
+    """On every route that the node announces."""
+    med: Annotated[int, Field(ge=0, le=4294967295)] = 0
+    soft_med: Annotated[int, Field(ge=0, le=4294967295)] = 4294967295
+    """Of routes that are a last resort (`Announcement.SOFT`)."""
+    soft_prepend: Annotated[int, Field(ge=0, le=10)] = 3
+    """How often such routes name the node's own AS once more."""
+    bfd: bool = True
     bfd_interval_ms: Annotated[int, Field(ge=10, le=10000)] = 50
     bfd_multiplier: Annotated[int, Field(ge=2, le=50)] = 3
 
@@ -62,6 +76,13 @@ class BalancerSnapshot(_Snapshot):
     pools: tuple[PoolForwarding, ...]
     bgp: Bgp | None = None
     guard: Guard = Guard()
+    site: Name = DEFAULT_SITE
+    announcement: Announcement = Announcement.NORMAL
+    announce_anyway: tuple[Name, ...] = ()
+    """VIPs that nobody else announces: they are announced even if not all that takes is there."""
+    dead_man_s: Annotated[int, Field(ge=5, le=86400)] | None = 30
+    """Seconds after which the kernel withdraws the VIPs of an agent that is gone, but for `announce_anyway`. None: they
+    stay for ever."""
 
 
 class RedirectorSnapshot(_Snapshot):
