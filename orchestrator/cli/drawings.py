@@ -61,10 +61,12 @@ def status(view: StatusView) -> RenderableType:
 
 
 def nodes(views: Sequence[NodeView]) -> RenderableType:
-    drawn = table("nodes", "name", "kind", "address", "state", "agents")
+    has_sites = len({view.site for view in views} - {None}) > 1
+    drawn = table("nodes", "name", *(["site"] if has_sites else []), "kind", "address", "state", "agents")
     for view in views:
         agents = Text("\n").join(map(agent, view.agents)) if view.agents else Text("none joined", style=CARE)
-        drawn.add_row(view.name, view.kind.value, str(view.address), state(view.state), agents)
+        site = [view.site or "gone"] if has_sites else []
+        drawn.add_row(view.name, *site, view.kind.value, str(view.address), state(view.state), agents)
     return drawn
 
 
@@ -123,6 +125,8 @@ def vips(views: Sequence[VipView]) -> RenderableType:
     for view in views:
         withheld = "\n".join(f"{node}: {reason}" for node, reason in view.withheld_by.items())
         announced = Text(", ".join(view.announced_by)) if view.announced_by else Text("nobody", style=BAD)
+        if view.sites:
+            announced.append(f"\nat {', '.join(view.sites)} only", style=QUIET)
         drawn.add_row(view.name, where(view), mode(view), view.pool, announced, Text(withheld, style=CARE))
     return drawn
 

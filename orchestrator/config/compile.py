@@ -38,6 +38,7 @@ def load_configuration(files: Mapping[str, str]) -> Configuration:
     )
     findings.raise_if_any()
     return Configuration(
+        sites=tuple(sorted(platform.sites, key=lambda site: site.name)),
         nodes=tuple(sorted(platform.nodes, key=lambda node: node.name)),
         pools=tuple(sorted(platform.pools, key=lambda pool: pool.name)),
         vips=tuple(sorted(platform.vips, key=lambda vip: vip.name)),

@@ -8,12 +8,20 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.config.schema import DEFAULT_UNCOUNTED_S
-from orchestrator.contract.base import Address, Contract, Name, Port
+from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
 from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT, Encapsulation
 from orchestrator.contract.route import Backend, Certificate, Host, Seconds
 from orchestrator.contract.snapshot import Bgp
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
+
+
+class ConfiguredSite(Contract):
+    """A place (PoP) where L4 nodes announce VIPs and proxies serve them."""
+
+    name: Name
+    spill_below: int = 1
+    """Its L4 nodes give new flows to all sites' members while fewer of its own serve."""
 
 
 class ConfiguredNode(Contract):
@@ -23,6 +31,7 @@ class ConfiguredNode(Contract):
     kind: NodeKind
     address: Address
     """On the underlay: encapsulated packets come from and go to it. An L4 node's is IPv4."""
+    site: Name = DEFAULT_SITE
     address_v6: IPv6Address | None = None
     """Of an L4 node: where encapsulated packets to members with an IPv6 address come from."""
     fib: bool = False
@@ -69,6 +78,12 @@ class ConfiguredVip(Contract):
     tls: bool
     flow_hash: FlowHash = FlowHash.FLOW
     quic: bool = False
+    sites: tuple[Name, ...] = ()
+    """Whose L4 nodes announce and forward it, sorted; all if empty."""
+
+    def is_of(self, site: str) -> bool:
+        """Whether the site's L4 nodes announce and forward it."""
+        return not self.sites or site in self.sites
 
 
 class ConfiguredHost(Contract):
@@ -89,6 +104,8 @@ class ConfiguredBackend(Contract):
 class Configuration(Contract):
     """Everything, each list sorted by name, so that equal meaning has equal text."""
 
+    sites: tuple[ConfiguredSite, ...] = ()
+    """All that nodes belong to, and those without a node that the platform names. Empty without configuration."""
     nodes: tuple[ConfiguredNode, ...] = ()
     pools: tuple[ConfiguredPool, ...] = ()
     vips: tuple[ConfiguredVip, ...] = ()
@@ -111,6 +128,9 @@ class Configuration(Contract):
 
     def pool(self, name: str) -> ConfiguredPool | None:
         return self._pools.get(name)
+
+    def site(self, name: str) -> ConfiguredSite | None:
+        return next((site for site in self.sites if site.name == name), None)
 
     def vips_of(self, pool: str) -> tuple[ConfiguredVip, ...]:
         """Those that forward to the pool of this name."""

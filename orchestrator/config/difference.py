@@ -3,7 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from orchestrator.config.configuration import Configuration, ConfiguredPool
+from orchestrator.config.configuration import (
+    Configuration,
+    ConfiguredNode,
+    ConfiguredPool,
+    ConfiguredSite,
+    ConfiguredVip,
+)
 from orchestrator.contract.base import Contract
 
 E = TypeVar("E", bound=Contract)
@@ -15,9 +21,10 @@ def describe_change(before: Configuration, after: Configuration) -> tuple[str, .
 
 
 def _lines(before: Configuration, after: Configuration) -> Iterator[str]:
-    yield from _entries("node", before.nodes, after.nodes, lambda node: node.name)
+    yield from _entries("site", before.sites, after.sites, lambda site: site.name, describe=_site_change)
+    yield from _entries("node", before.nodes, after.nodes, lambda node: node.name, describe=_node_change)
     yield from _pools(before, after)
-    yield from _entries("VIP", before.vips, after.vips, lambda vip: vip.name)
+    yield from _entries("VIP", before.vips, after.vips, lambda vip: vip.name, describe=_vip_change)
     hosts = tuple(entry.host for entry in before.hosts), tuple(entry.host for entry in after.hosts)
     yield from _entries("host", *hosts, lambda host: host.name)
     yield from _entries(
@@ -49,6 +56,27 @@ def _pool_change(old: ConfiguredPool, new: ConfiguredPool) -> Iterator[str]:
         before, after = getattr(old, field), getattr(new, field)
         if before != after:
             yield f"{field} {before} → {after}"
+
+
+def _site_change(old: ConfiguredSite, new: ConfiguredSite) -> Iterator[str]:
+    yield f"spill_below {old.spill_below} → {new.spill_below}"
+
+
+def _node_change(old: ConfiguredNode, new: ConfiguredNode) -> Iterator[str]:
+    if old.site != new.site:
+        yield f"site {old.site} → {new.site}"
+    yield from _other_fields(old, new.model_copy(update={"site": old.site}))
+
+
+def _vip_change(old: ConfiguredVip, new: ConfiguredVip) -> Iterator[str]:
+    if old.sites != new.sites:
+        yield f"sites {', '.join(old.sites) or 'all'} → {', '.join(new.sites) or 'all'}"
+    yield from _other_fields(old, new.model_copy(update={"sites": old.sites}))
+
+
+def _other_fields(old: Contract, new: Contract) -> Iterator[str]:
+    if old != new:
+        yield _fields(old, new)
 
 
 def _entries(

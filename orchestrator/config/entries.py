@@ -136,7 +136,7 @@ def _report(detail: ErrorDetails, value: Any, place: Place, model: type[E], find
         found = detail.get("input")
         expected = str(detail.get("ctx", {}).get("expected", ""))
         findings.add("unknown_value", place.at(*steps), f"{str(found)[:80]!r} is not known here", f"use {expected}")
-    elif kind == "string_pattern_mismatch" and steps and steps[-1] in ("name", "node", "pool", "backend"):
+    elif kind == "string_pattern_mismatch" and steps and steps[-1] in ("name", "node", "pool", "backend", "site"):
         hint = "lower case letters, digits and hyphens, at most 63, not at an end; hosts have dots"
         findings.add("invalid_name", place.at(*steps), f"{str(detail.get('input'))[:80]!r} is not a name", hint)
     else:

@@ -1,9 +1,15 @@
-"""`platform.yaml`: nodes, pools, VIPs, and fleet-wide settings."""
+"""`platform.yaml`: sites, nodes, pools, VIPs, and fleet-wide settings."""
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from orchestrator.config.configuration import ConfiguredMember, ConfiguredNode, ConfiguredPool, ConfiguredVip
+from orchestrator.config.configuration import (
+    ConfiguredMember,
+    ConfiguredNode,
+    ConfiguredPool,
+    ConfiguredSite,
+    ConfiguredVip,
+)
 from orchestrator.config.document import Document, Place
 from orchestrator.config.entries import Placed, check_fields, names_in, read_list, read_one, refuse_repeats
 from orchestrator.config.findings import Findings
@@ -15,8 +21,10 @@ from orchestrator.config.schema import (
     ForwardingEntry,
     NodeEntry,
     PoolEntry,
+    SiteEntry,
     VipEntry,
 )
+from orchestrator.config.sites import all_sites, check_sites
 from orchestrator.config.vips import check_vips
 from orchestrator.contract.base import Address
 from orchestrator.contract.node import NodeKind
@@ -31,6 +39,7 @@ MIN_ROWS_PER_MEMBER = 100
 class Platform:
     """The valid entries of `platform.yaml`."""
 
+    sites: tuple[ConfiguredSite, ...] = ()
     nodes: tuple[ConfiguredNode, ...] = ()
     pools: tuple[ConfiguredPool, ...] = ()
     vips: tuple[ConfiguredVip, ...] = ()
@@ -41,12 +50,14 @@ class Platform:
 def read_platform(document: Document, findings: Findings) -> Platform:
     """What is valid; a finding for all that is not."""
     check_fields(document, PLATFORM_SECTIONS, findings)
+    sites = read_list(document, "sites", SiteEntry, findings)
     nodes = read_list(document, "nodes", NodeEntry, findings)
     pools = read_list(document, "pools", PoolEntry, findings)
     vips = read_list(document, "vips", VipEntry, findings)
     forwarding = read_one(document, "forwarding", ForwardingEntry, findings)
     drain = read_one(document, "drain", DrainEntry, findings)
     _check_nodes(nodes, findings)
+    check_sites(sites, nodes, vips, names_in(document, "sites"), findings)
     check_pools(pools, nodes, names_in(document, "nodes"), findings)
     check_vips(vips, nodes, names_in(document, "pools"), findings)
     if forwarding is None and document.plain.get("forwarding") is None:
@@ -54,6 +65,7 @@ def read_platform(document: Document, findings: Findings) -> Platform:
     if forwarding is not None:
         _check_forwarding(forwarding, pools, findings)
     return Platform(
+        sites=all_sites(sites, nodes),
         nodes=tuple(_node(entry.value) for entry in nodes),
         pools=tuple(_pool(entry.value) for entry in pools),
         vips=tuple(_vip(entry.value) for entry in vips),
@@ -152,6 +164,7 @@ def _node(entry: NodeEntry) -> ConfiguredNode:
         name=entry.name,
         kind=entry.kind,
         address=entry.address,
+        site=entry.site,
         address_v6=entry.address_v6,
         fib=entry.fib,
         bgp=entry.bgp and _bgp(entry.bgp, entry.address),
@@ -196,4 +209,5 @@ def _vip(entry: VipEntry) -> ConfiguredVip:
         tls=entry.tls,
         flow_hash=entry.hash,
         quic=entry.quic,
+        sites=tuple(sorted(set(entry.sites or ()))),
     )

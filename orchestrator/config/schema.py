@@ -6,9 +6,16 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from orchestrator.config.scalars import AddressBlock, PortRange
-from orchestrator.contract.base import Address, Contract, Name, Port
+from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
-from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_TABLE_ROWS, MAX_WEIGHT, Encapsulation
+from orchestrator.contract.pool import (
+    DEFAULT_TABLE_ROWS,
+    MAX_MEMBERS,
+    MAX_OWNERS,
+    MAX_TABLE_ROWS,
+    MAX_WEIGHT,
+    Encapsulation,
+)
 from orchestrator.contract.route import HealthCheck, HostName, Seconds
 from orchestrator.contract.snapshot import BgpNeighbor
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
@@ -38,8 +45,17 @@ class NodeEntry(Contract):
     kind: NodeKind
     address: Address
     address_v6: IPv6Address | None = None
+    site: Name = DEFAULT_SITE
     fib: bool = False
     bgp: BgpEntry | None = None
+
+
+class SiteEntry(Contract):
+    """`sites[]`."""
+
+    name: Name
+    spill_below: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = 1
+    """Its L4 nodes give new flows to all sites' members while fewer of its own serve."""
 
 
 class MemberEntry(Contract):
@@ -72,6 +88,8 @@ class VipEntry(Contract):
     tls: bool = True
     hash: FlowHash = FlowHash.FLOW
     quic: bool = False
+    sites: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Whose L4 nodes announce it. None: all."""
 
 
 class ForwardingEntry(Contract):
@@ -131,6 +149,7 @@ class BackendEntry(Contract):
 
 #: Sections of `platform.yaml` and of a team's file: field → model of one entry, and whether it is a list of them.
 PLATFORM_SECTIONS: dict[str, tuple[type[Contract], bool]] = {
+    "sites": (SiteEntry, True),
     "nodes": (NodeEntry, True),
     "pools": (PoolEntry, True),
     "vips": (VipEntry, True),

@@ -99,6 +99,8 @@ class NodeView(Contract):
     name: Name
     kind: NodeKind
     address: Address
+    site: Name | None
+    """None: it has left the configuration."""
     agents: tuple[AgentView, ...]
     state: MemberState | None
     """Of a proxy that is a member of a pool; None for L4 nodes."""
@@ -159,6 +161,8 @@ class VipView(Contract):
     pool: Name
     flow_hash: FlowHash = FlowHash.FLOW
     quic: bool = False
+    sites: tuple[Name, ...] = ()
+    """Whose L4 nodes announce and forward it; all if empty."""
     announced_by: tuple[Name, ...]
     """L4 nodes that report announcing it."""
     withheld_by: dict[Name, str]

@@ -4,13 +4,14 @@ A change of a large fleet is thousands of snapshots that differ in little: pools
 generations are the same for all L4 nodes, and for all members. A `Compilation` makes each of them, and its JSON, once.
 """
 
+from collections.abc import Container
 from functools import cached_property
 
 from pydantic import TypeAdapter
 
 from orchestrator.config.configuration import Configuration, ConfiguredNode
 from orchestrator.contract.base import Address
-from orchestrator.contract.guard import Guard, GuardLists, Verdict
+from orchestrator.contract.guard import Guard, GuardLimits, GuardLists, Verdict
 from orchestrator.contract.node import AgentIdentity, AgentRole, NodeKind
 from orchestrator.contract.pool import ForwardingSettings, Member, MemberState, PoolForwarding
 from orchestrator.contract.route import Goodbye, Listener
@@ -74,6 +75,7 @@ class Compilation:
         return b"".join((rest[:-1], b',"pools":[', pools, b"]}"))
 
     def _balancer(self, node: ConfiguredNode) -> BalancerSnapshot:
+        vips = [vip for vip in self.configuration.vips if vip.name in self._vips and vip.is_of(node.site)]
         return BalancerSnapshot.model_validate(
             {
                 "version": self.fleet.revision,
@@ -81,12 +83,13 @@ class Compilation:
                 "node_id": self.fleet.l4_ids[node.name],
                 "address": node.address,
                 "address_v6": node.address_v6,
+                "site": node.site,
                 "fib": node.fib,
                 "forwarding": self._forwarding,
-                "vips": tuple(self._vips.values()),
+                "vips": tuple(self._vips[vip.name] for vip in vips),
                 "pools": tuple(self._pool(pool) for pool in self.fleet.pools),
                 "bgp": node.bgp,
-                "guard": self._guard,
+                "guard": self._guard.model_copy(update={"limits": self._limits({vip.name for vip in vips})}),
             }
         )
 
@@ -203,11 +206,13 @@ class Compilation:
         by_verdict = {
             verdict: tuple(entry.prefix for entry in guard.entries if entry.verdict is verdict) for verdict in Verdict
         }
-        served = {name: limit for name, limit in guard.limits.vips.items() if name in self._vips}
-        return Guard(
-            lists=GuardLists(block=by_verdict[Verdict.BLOCK], allow=by_verdict[Verdict.ALLOW]),
-            limits=guard.limits.model_copy(update={"vips": served}),
-        )
+        lists = GuardLists(block=by_verdict[Verdict.BLOCK], allow=by_verdict[Verdict.ALLOW])
+        return Guard(lists=lists, limits=guard.limits)
+
+    def _limits(self, vips: Container[str]) -> GuardLimits:
+        """With those of these VIPs alone."""
+        limits = self.fleet.guard.limits
+        return limits.model_copy(update={"vips": {name: each for name, each in limits.vips.items() if name in vips}})
 
     @cached_property
     def _vips(self) -> dict[str, Vip]:

@@ -57,7 +57,9 @@ def node_views(present: Present, board: ReportBoard) -> tuple[NodeView, ...]:
         member = members.get(node.name)
         agents = _agents(present, board, node.name, node.kind, expected)
         state = shown_state(present.fleet, member) if member and node.kind is NodeKind.PROXY else None
-        views.append(NodeView(name=node.name, kind=node.kind, address=node.address, agents=agents, state=state))
+        views.append(
+            NodeView(name=node.name, kind=node.kind, address=node.address, site=node.site, agents=agents, state=state)
+        )
     for member in present.fleet.members:
         if present.configuration.node(member.name) is None:
             agents = _agents(present, board, member.name, NodeKind.PROXY, expected)
@@ -66,6 +68,7 @@ def node_views(present: Present, board: ReportBoard) -> tuple[NodeView, ...]:
                     name=member.name,
                     kind=NodeKind.PROXY,
                     address=member.address,
+                    site=None,
                     agents=agents,
                     state=shown_state(present.fleet, member),
                 )
