@@ -46,7 +46,7 @@ async def vips(control: Control, _request: Request, _operator: OperatorIdentity)
 
 
 async def pools(control: Control, _request: Request, _operator: OperatorIdentity) -> Response:
-    return answer_list(POOL_LIST, views.pool_views(control.present, control.board))
+    return answer_list(POOL_LIST, views.pool_views(control.present, control.board, control.wall()))
 
 
 async def nodes(control: Control, _request: Request, _operator: OperatorIdentity) -> Response:

@@ -13,6 +13,7 @@ from orchestrator.contract.operator import (
     BackendView,
     DrainView,
     HostView,
+    MemberView,
     NodeView,
     PoolView,
     StatusView,
@@ -20,6 +21,7 @@ from orchestrator.contract.operator import (
     VipView,
 )
 from orchestrator.contract.pool import MemberState
+from orchestrator.contract.report import ProbeVerdict
 from orchestrator.contract.vip import ANY_PORT, FlowHash, Protocol, VipMode
 
 #: Hex digits of a digest that are drawn; `--digest` and `--json` give all.
@@ -85,15 +87,18 @@ def agent(view: AgentView) -> Text:
 
 
 def pools(views: Sequence[PoolView]) -> RenderableType:
-    drawn = table("pools", "pool", "member", "id", "state", "weight", "open flows", "sockets")
+    drawn = table("pools", "pool", "member", "id", "state", "health", "weight", "open flows", "sockets")
     for view in views:
-        guard = f"{view.name}\n{view.active} active, {view.min_active} must stay\n{encapsulation(view)}"
+        guard = Text(f"{view.name}\n{view.active} active, {view.min_active} must stay\n{encapsulation(view)}")
+        if view.panics:
+            guard.append("\npanics: health is ignored", style=BAD)
         for index, member in enumerate(view.members):
             drawn.add_row(
                 guard if index == 0 else "",
                 member.name if member.reachable else Text(f"{member.name} unreachable", style=BAD),
                 str(member.id),
                 state(member.state),
+                health(member),
                 "gone" if member.weight is None else str(member.weight),
                 count(member.open_flows),
                 count(member.sockets),
@@ -101,6 +106,18 @@ def pools(views: Sequence[PoolView]) -> RenderableType:
         if len(view.generations) > 1:
             drawn.add_row("", Text(f"{len(view.generations)} generations live: `edgectl get generations`", style=QUIET))
     return drawn
+
+
+def health(view: MemberView) -> Text:
+    """What most L4 nodes see, and until when it is given no new flows, or fewer."""
+    if not view.healthy:
+        seen = [probe for probe in view.seen_by.values() if probe.verdict is not ProbeVerdict.HEALTHY]
+        if view.held_for_s is not None:
+            return Text(f"held, {duration(view.held_for_s)} more", style=CARE)
+        return Text(f"{seen[0].verdict}: {seen[0].detail}" if seen else "not healthy", style=BAD)
+    if view.share < 100:
+        return Text(f"starts slowly, {view.share} %", style=CARE)
+    return Text("healthy", style=GOOD) if view.seen_by else Text("not probed", style=QUIET)
 
 
 def encapsulation(view: PoolView) -> str:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.config.schema import DEFAULT_UNCOUNTED_S
+from orchestrator.config.schema import DEFAULT_SLOW_START_S, DEFAULT_UNCOUNTED_S
 from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
-from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT, Encapsulation
+from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT, Encapsulation, Probe
 from orchestrator.contract.route import Backend, Certificate, Host, Seconds
 from orchestrator.contract.snapshot import Bgp
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
@@ -37,6 +37,7 @@ class ConfiguredNode(Contract):
     fib: bool = False
     """Of an L4 node: whether its kernel's routes choose the way to members."""
     bgp: Bgp | None = None
+    site: Name = DEFAULT_SITE
 
 
 class ConfiguredMember(Contract):
@@ -57,6 +58,10 @@ class ConfiguredPool(Contract):
     encapsulation: Encapsulation = Encapsulation.GUE
     redirectors: bool = True
     """Whether members run the redirector. Without it there are no second chances, and no census."""
+    probe: Probe | None = None
+    """With its VIP named. None: nobody probes the members, and all of them are taken to be healthy."""
+    slow_start_s: float = DEFAULT_SLOW_START_S
+    """Seconds until a member that comes back has its whole weight again."""
 
     @cached_property
     def weights(self) -> dict[str, int]:

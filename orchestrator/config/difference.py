@@ -52,7 +52,9 @@ def _pool_change(old: ConfiguredPool, new: ConfiguredPool) -> Iterator[str]:
             yield f"{node} removed"
         elif was[node] != will[node]:
             yield f"{node} weight {was[node]} → {will[node]}"
-    for field in ("min_active", "encapsulation", "redirectors"):
+    if old.probe != new.probe:
+        yield "probe " + ("removed" if new.probe is None else "added" if old.probe is None else "changed")
+    for field in ("min_active", "encapsulation", "redirectors", "slow_start_s"):
         before, after = getattr(old, field), getattr(new, field)
         if before != after:
             yield f"{field} {before} → {after}"

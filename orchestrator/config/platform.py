@@ -1,5 +1,6 @@
 """`platform.yaml`: sites, nodes, pools, VIPs, and fleet-wide settings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -14,6 +15,7 @@ from orchestrator.config.document import Document, Place
 from orchestrator.config.entries import Placed, check_fields, names_in, read_list, read_one, refuse_repeats
 from orchestrator.config.findings import Findings
 from orchestrator.config.pools import check_pools
+from orchestrator.config.probes import check_probes, probe_of
 from orchestrator.config.schema import (
     PLATFORM_SECTIONS,
     BgpEntry,
@@ -60,6 +62,7 @@ def read_platform(document: Document, findings: Findings) -> Platform:
     check_sites(sites, nodes, vips, names_in(document, "sites"), findings)
     check_pools(pools, nodes, names_in(document, "nodes"), findings)
     check_vips(vips, nodes, names_in(document, "pools"), findings)
+    check_probes(pools, vips, names_in(document, "vips"), findings)
     if forwarding is None and document.plain.get("forwarding") is None:
         forwarding = Placed(ForwardingEntry(), Place(document, ("forwarding",)))
     if forwarding is not None:
@@ -67,7 +70,7 @@ def read_platform(document: Document, findings: Findings) -> Platform:
     return Platform(
         sites=all_sites(sites, nodes),
         nodes=tuple(_node(entry.value) for entry in nodes),
-        pools=tuple(_pool(entry.value) for entry in pools),
+        pools=tuple(_pool(entry.value, [vip.value for vip in vips]) for entry in pools),
         vips=tuple(_vip(entry.value) for entry in vips),
         forwarding=forwarding.value if forwarding else ForwardingEntry(),
         drain=drain.value if drain else DrainEntry(),
@@ -184,7 +187,7 @@ def _bgp(entry: BgpEntry, address: Address) -> Bgp | None:
     )
 
 
-def _pool(entry: PoolEntry) -> ConfiguredPool:
+def _pool(entry: PoolEntry, vips: Sequence[VipEntry]) -> ConfiguredPool:
     members = tuple(ConfiguredMember(node=member.node, weight=member.weight) for member in entry.members)
     return ConfiguredPool(
         name=entry.name,
@@ -192,6 +195,8 @@ def _pool(entry: PoolEntry) -> ConfiguredPool:
         min_active=entry.min_active,
         encapsulation=entry.encapsulation,
         redirectors=entry.redirectors,
+        probe=probe_of(entry, vips),
+        slow_start_s=entry.slow_start_s,
     )
 
 

@@ -3,7 +3,7 @@
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator.config.scalars import AddressBlock, PortRange
 from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Name, Port
@@ -15,6 +15,7 @@ from orchestrator.contract.pool import (
     MAX_TABLE_ROWS,
     MAX_WEIGHT,
     Encapsulation,
+    Probe,
 )
 from orchestrator.contract.route import HealthCheck, HostName, Seconds
 from orchestrator.contract.snapshot import BgpNeighbor
@@ -23,6 +24,12 @@ from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 #: Seconds that a drain without a deadline leaves to flows that nobody can count: as long as a UDP mapping lives that
 #: sees no packet (RFC 4787, REQ-5), and an entry of the L4 nodes' flow tables.
 DEFAULT_UNCOUNTED_S = 300.0
+
+#: Seconds over which a member that comes back is given its share of new flows again: HAProxy's usual `slowstart`.
+DEFAULT_SLOW_START_S = 10.0
+
+#: The word that switches a pool's probes off.
+NO_PROBE = "none"
 
 RoutePath = Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=1024)]
 
@@ -74,6 +81,8 @@ class PoolEntry(Contract):
     min_active: Annotated[int, Field(ge=1)] = 1
     encapsulation: Encapsulation = Encapsulation.GUE
     redirectors: bool = True
+    probe: Annotated[Probe | None, BeforeValidator(lambda value: None if value == NO_PROBE else value)] = Probe()
+    slow_start_s: Annotated[float, Field(ge=0, le=86400)] = DEFAULT_SLOW_START_S
 
 
 class VipEntry(Contract):

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
 from orchestrator.contract.node import AgentRole, NodeKind
 from orchestrator.contract.pool import Encapsulation, GenerationMember, MemberState
-from orchestrator.contract.report import Nack, TableStatus
+from orchestrator.contract.report import MemberProbe, Nack, TableStatus
 from orchestrator.contract.route import HostName, Route
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
@@ -120,6 +120,17 @@ class MemberView(Contract):
     """As the proxy counts them; None without a fresh report."""
     sockets: int | None
     """As the redirector's census counts them, this pool only; None without a fresh report."""
+    healthy: bool = True
+    """False: it is given no new flows, unless the pool panics."""
+    share: int = 100
+    """Percent of its weight that it is given while it starts slowly."""
+    held_for_s: float | None = None
+    """Of one that is not: seconds until it is given new flows again if it stays as it is. None: most L4 nodes do not
+    see it healthy."""
+    losses: int = 0
+    """How often it lost its health lately: the more, the longer it is held."""
+    seen_by: dict[Name, MemberProbe] = Field(default_factory=dict)
+    """L4 nodes that probe it, and what they see; of its own site if there are any."""
 
 
 class GenerationView(Contract):
@@ -139,6 +150,8 @@ class PoolView(Contract):
     min_active: int
     active: int
     """Members that are given new flows."""
+    panics: bool = False
+    """Too few members are healthy: health is ignored, and all are given new flows."""
     encapsulation: Encapsulation = Encapsulation.GUE
     redirectors: bool = True
     """False: no second chances, no census; L4 nodes remember flows."""

@@ -25,6 +25,7 @@ from orchestrator.contract.wire import JoinRequest, JoinResponse
 from orchestrator.fleet import drain, guard
 from orchestrator.fleet.authority import Authority
 from orchestrator.fleet.document import FleetRefused, FleetState
+from orchestrator.fleet.health_view import in_words
 from orchestrator.fleet.inquiries import InquiryBoard
 from orchestrator.fleet.ledger import Ledger, Present
 from orchestrator.fleet.membership import configure
@@ -277,6 +278,8 @@ def _log_moves(before: FleetState, after: FleetState) -> None:
         old = before.member(member.name)
         if old is not None and old.state is not member.state:
             log.info("%s: %s → %s, revision %d", member.name, old.state, member.state, after.revision)
+        if old is not None and (old.health, old.reachable) != (member.health, member.reachable):
+            log.info("%s: %s, revision %d", member.name, in_words(member), after.revision)
     for pool in after.pools:
         old_pool = before.pool(pool.name)
         numbers = {live.generation.number for live in pool.generations}

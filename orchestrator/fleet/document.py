@@ -41,6 +41,23 @@ class Drain(Contract):
     """The configuration no longer names the node: that began the drain, and naming it again ends it."""
 
 
+class MemberHealth(Contract):
+    """What must be remembered of a member's health (`fleet.health`); all else follows from reports."""
+
+    healthy: bool = True
+    """False: it is given no new flows, until it is healthy again and its hold is over."""
+    seen_healthy: bool = False
+    """Whether its probes were ever passed. Until then they put nobody out who is given new flows."""
+    losses: int = 0
+    """How often it lost its health while it was given new flows, as of `lost_at`. Halved by every quiet while."""
+    lost_at: float | None = None
+    """Unix time of the last loss."""
+    share: Annotated[int, Field(ge=1, le=100)] = 100
+    """Percent of its weight that it has, or will have when it comes back (slow start)."""
+    share_since: float | None = None
+    """Unix time; None while it is given no new flows, or has all of its weight."""
+
+
 class FleetMember(Contract):
     """A proxy of the configuration, or one that a live generation still knows."""
 
@@ -51,6 +68,8 @@ class FleetMember(Contract):
     drain: Drain | None = None
     """Present unless active."""
     reachable: bool = True
+    """False: its host does not answer, as most L4 nodes see it. Its flows are lost."""
+    health: MemberHealth = MemberHealth()
 
 
 class LiveGeneration(Contract):

@@ -131,12 +131,16 @@ def _guard(fleet: FleetState, configuration: Configuration, name: str) -> None:
         active = active_members(fleet, pool)
         left = [member for member in active if member.name != name]
         if len(left) < len(active) and len(left) < pool.min_active:
-            others = ", ".join(f"{member.name} {member.state}" for member in fleet.members if member.drain is not None)
+            others = ", ".join(
+                f"{member.name} {'unhealthy' if member.drain is None else member.state}"
+                for member in fleet.members
+                if member.drain is not None or (member.name in pool.weights and not member.health.healthy)
+            )
             raise FleetRefused(
                 CAPACITY_GUARD,
                 f"pool {pool.name} has {len(active)} active members; without {name} it would have {len(left)}, "
                 f"and its guard (min_active) is {pool.min_active}",
-                f"undrain a member first ({others})" if others else "add members, or lower min_active",
+                f"bring a member back first ({others})" if others else "add members, or lower min_active",
                 f"pools.{pool.name}.min_active",
             )
 

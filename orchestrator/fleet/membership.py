@@ -24,6 +24,7 @@ from orchestrator.fleet.document import (
     LiveGeneration,
     next_identifier,
 )
+from orchestrator.fleet.serving import meant_to_serve, serving, weighted
 
 #: Slots in the kernel's array of tables.
 MAX_SLOTS = 256
@@ -56,7 +57,8 @@ def configure(
     fleet = _with_members(fleet, configuration, now)
     fleet = regenerate(fleet, configuration, waits_for)
     for pool in configuration.pools:
-        active = len(active_members(fleet, pool))
+        # Whatever their health: a configuration may be what mends them.
+        active = len(_without_joining(fleet, pool, meant_to_serve(fleet, pool)))
         if active < pool.min_active:
             raise FleetRefused(
                 CAPACITY_GUARD,
@@ -69,9 +71,15 @@ def configure(
 
 def active_members(fleet: FleetState, pool: ConfiguredPool) -> tuple[FleetMember, ...]:
     """Configured members that take new flows, sorted by id."""
+    return _without_joining(fleet, pool, serving(fleet, pool))
+
+
+def _without_joining(
+    fleet: FleetState, pool: ConfiguredPool, members: tuple[FleetMember, ...]
+) -> tuple[FleetMember, ...]:
     present = fleet.pool(pool.name)
     joining = present.joining if present is not None else {}
-    return tuple(member for member in _meant_to_serve(fleet, pool) if member.id not in joining)
+    return tuple(member for member in members if member.id not in joining)
 
 
 def generation_members(fleet: FleetState) -> int:
@@ -93,7 +101,7 @@ def regenerate(
     *,
     ready: Collection[tuple[str, int]] = (),
 ) -> FleetState:
-    """A new generation for each pool whose active members or weights are others than in its newest one.
+    """A new generation for each pool whose serving members or their weights (`serving`) are others than in its newest.
 
     Who is not in the newest generation joins first: it comes into one when `ready` names it (pool, member id). The
     first generation of a pool takes everybody at once: there is no flow yet that could be lost. A member of weight 0 is
@@ -107,13 +115,15 @@ def regenerate(
     room = MAX_GENERATION_MEMBERS - generation_members(fleet)
     slots = {pool.slot for pool in kept.values()}
     for configured in configuration.pools:
-        wanted = _wanted(fleet, configured)
+        wanted = serving(fleet, configured)
         pool = kept.get(configured.name)
         if pool is None:
             slot = _free_slot(slots)
             slots.add(slot)
             # Above every number that a pool of this name had before: numbers never exceed the revision of their time.
-            first = LiveGeneration(generation=Generation(number=revision, members=wanted), revision=revision)
+            first = LiveGeneration(
+                generation=Generation(number=revision, members=weighted(wanted, configured)), revision=revision
+            )
             pools.append(FleetPool(name=configured.name, slot=slot, generations=(first,)))
             continue
         present = {member.id for member in pool.newest_members()}
@@ -123,7 +133,7 @@ def regenerate(
             for number in sorted(newcomers)
             if (pool.name, number) not in ready
         }
-        members = tuple(member for member in wanted if member.id not in joining)
+        members = weighted([member for member in wanted if member.id not in joining], configured)
         if joining != pool.joining:
             pool = pool.model_copy(update={"joining": joining})
         if pool.newest_members() != members:
@@ -134,18 +144,6 @@ def regenerate(
     known = frozenset[int]().union(*(pool.known_ids for pool in pools))
     members_left = tuple(member for member in fleet.members if member.name in named or member.id in known)
     return fleet.model_copy(update={"pools": tuple(pools), "members": members_left})
-
-
-def _wanted(fleet: FleetState, pool: ConfiguredPool) -> tuple[GenerationMember, ...]:
-    weights = pool.weights
-    return tuple(GenerationMember(id=member.id, weight=weights[member.name]) for member in _meant_to_serve(fleet, pool))
-
-
-def _meant_to_serve(fleet: FleetState, pool: ConfiguredPool) -> tuple[FleetMember, ...]:
-    weights = pool.weights
-    return tuple(
-        member for member in fleet.members if weights.get(member.name, 0) > 0 and member.state is MemberState.ACTIVE
-    )
 
 
 def _with_generation(

@@ -275,9 +275,10 @@ def _is_gone(configuration: Configuration, board: ReportBoard, member: FleetMemb
     """Whether a silent member may be passed over.
 
     A drained one holds no flow and is given none; one that left the configuration is the operator's word that its
-    host may be gone. Both count while they report, and are not waited for when they fall silent.
+    host may be gone; of one that most L4 nodes cannot reach, the flows are lost. They count while they report, and are
+    not waited for when they fall silent.
     """
-    may_be_gone = member.state is MemberState.DRAINED or configuration.node(member.name) is None
+    may_be_gone = member.state is MemberState.DRAINED or configuration.node(member.name) is None or not member.reachable
     return may_be_gone and board.is_silent(member.name, AgentRole.REDIRECTOR)
 
 

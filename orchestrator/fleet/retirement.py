@@ -1,4 +1,5 @@
-"""Time passes: unneeded generations are retired, who is ready joins, drains without obstacles end, forced ones reset.
+"""Time passes: unneeded generations are retired, who is ready joins, drains without obstacles end, forced ones reset,
+and who has lost or regained its health is given other rows.
 
 Nothing is believed at first sight: a condition must hold without a break for a while, on an injected clock. Which
 conditions hold since when is in memory only, so an orchestrator that starts begins to count anew.
@@ -11,6 +12,7 @@ from orchestrator.config.configuration import Configuration
 from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.document import FleetPool, FleetRefused, FleetState
 from orchestrator.fleet.drain import finish, reset_when_due
+from orchestrator.fleet.health import judge
 from orchestrator.fleet.membership import regenerate
 from orchestrator.fleet.progress import all_joining_obstacles, drain_obstacles, retirable
 from orchestrator.fleet.reports import ReportBoard
@@ -65,6 +67,8 @@ def advance(
     for member in gone:
         if holds.held_for(("gone", member.name), now) >= DRAINED_HOLD_S:
             fleet = finish(fleet, member.name, wall)
+    before = fleet
+    fleet = judge(fleet, configuration, board, wall=wall)
     pools = tuple(_without_unneeded(pool, unneeded[pool.name], holds, now, retire_hold_s) for pool in fleet.pools)
     ids = {member.name: member.id for member in fleet.members}
     ready = {
@@ -73,16 +77,25 @@ def advance(
         for pool, obstacles in by_pool.items()
         if not obstacles
     }
-    if pools != fleet.pools or ready:
-        # Gives rows to who is ready, and forgets members that no generation knows any more.
-        fleet = fleet.model_copy(update={"pools": pools})
-        try:
-            fleet = regenerate(fleet, configuration, ready=ready)
-        except FleetRefused as refusal:
-            # Too much for one moment, though not for each of them: without newcomers there is no new generation.
-            log.warning("nobody joins at present: %s", refusal)
-            fleet = regenerate(fleet, configuration)
+    if pools != fleet.pools or ready or fleet is not before:
+        # Gives rows to who is ready or healthy, and forgets members that no generation knows any more: all that has
+        # changed by itself is one generation.
+        fleet = _regenerated(fleet.model_copy(update={"pools": pools}), configuration, ready)
     return reset_when_due(fleet, wall)
+
+
+def _regenerated(fleet: FleetState, configuration: Configuration, ready: set[tuple[str, int]]) -> FleetState:
+    """With new generations, as far as there is room for them. It is tried again when one has been retired."""
+    try:
+        return regenerate(fleet, configuration, ready=ready)
+    except FleetRefused as refusal:
+        # Too much for one moment, though not for each of them.
+        log.warning("nobody joins at present: %s", refusal)
+    try:
+        return regenerate(fleet, configuration)
+    except FleetRefused as refusal:
+        log.warning("members that lost their health keep their rows at present: %s", refusal)
+        return fleet
 
 
 def _without_unneeded(

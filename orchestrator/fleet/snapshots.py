@@ -18,6 +18,7 @@ from orchestrator.contract.route import Goodbye, Listener
 from orchestrator.contract.snapshot import BalancerSnapshot, ProxySnapshot, RedirectorSnapshot, Snapshot
 from orchestrator.contract.vip import Vip, VipMode
 from orchestrator.fleet.document import FleetMember, FleetPool, FleetState
+from orchestrator.fleet.serving import is_panicking
 
 _POOL: TypeAdapter[PoolForwarding] = TypeAdapter(PoolForwarding)
 
@@ -144,18 +145,20 @@ class Compilation:
             if configured is None:
                 raise ValueError(f"pool {pool.name} is not configured: `membership.regenerate` keeps no such pool")
             known = self._ids_of[pool.name]
+            all_stay = is_panicking(self.fleet, configured)
             self._pools[pool.name] = PoolForwarding(
                 name=pool.name,
                 slot=pool.slot,
                 redirectors=configured.redirectors,
                 encapsulation=configured.encapsulation,
+                probe=configured.probe,
                 members=tuple(
                     Member(
                         id=member.id,
                         name=member.name,
                         address=member.address,
                         state=member.state,
-                        reachable=member.reachable,
+                        reachable=member.reachable or all_stay,
                     )
                     for member in self.fleet.members
                     if member.id in known

@@ -25,11 +25,14 @@ from orchestrator.contract.operator import (
 from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.authority import utc_now
 from orchestrator.fleet.document import FleetMember, FleetPool
+from orchestrator.fleet.health import Vote, votes_by_member
+from orchestrator.fleet.health_view import health_fields, health_warnings
 from orchestrator.fleet.ledger import Present
 from orchestrator.fleet.membership import active_members, shown_state
 from orchestrator.fleet.progress import all_joining_obstacles, drain_obstacles, joining_obstacles, needs
 from orchestrator.fleet.reports import ReportBoard
 from orchestrator.fleet.roles import expected_roles
+from orchestrator.fleet.serving import is_panicking
 from orchestrator.fleet.uncounted import all_uncounted_vips
 
 #: How long before its end a host's certificate is warned about.
@@ -41,10 +44,10 @@ def status_view(present: Present, board: ReportBoard, wall: float) -> StatusView
         revision=present.fleet.revision,
         configured=present.fleet.configuration is not None,
         nodes=node_views(present, board),
-        pools=pool_views(present, board),
+        pools=pool_views(present, board, wall),
         vips=vip_views(present, board),
         drains=drain_views(present, board, wall),
-        warnings=tuple(_warnings(present, board)),
+        warnings=(*health_warnings(present, board, wall), *_warnings(present, board)),
     )
 
 
@@ -76,8 +79,9 @@ def node_views(present: Present, board: ReportBoard) -> tuple[NodeView, ...]:
     return tuple(sorted(views, key=lambda view: view.name))
 
 
-def pool_views(present: Present, board: ReportBoard) -> tuple[PoolView, ...]:
+def pool_views(present: Present, board: ReportBoard, wall: float) -> tuple[PoolView, ...]:
     views = []
+    votes = votes_by_member(present.fleet, present.configuration, board)
     for configured in present.configuration.pools:
         pool = present.fleet.pool(configured.name)
         if pool is None:
@@ -89,9 +93,10 @@ def pool_views(present: Present, board: ReportBoard) -> tuple[PoolView, ...]:
                 slot=pool.slot,
                 min_active=configured.min_active,
                 active=len(active_members(present.fleet, configured)),
+                panics=is_panicking(present.fleet, configured),
                 encapsulation=configured.encapsulation,
                 redirectors=configured.redirectors,
-                members=_members(present, board, configured, pool),
+                members=_members(present, board, configured, pool, votes, wall),
                 generations=tuple(
                     GenerationView(
                         number=live.generation.number,
@@ -240,7 +245,12 @@ def _agent(present: Present, board: ReportBoard, node: str, role: AgentRole) -> 
 
 
 def _members(
-    present: Present, board: ReportBoard, configured: ConfiguredPool, pool: FleetPool
+    present: Present,
+    board: ReportBoard,
+    configured: ConfiguredPool,
+    pool: FleetPool,
+    votes: Mapping[int, tuple[Vote, ...]],
+    wall: float,
 ) -> tuple[MemberView, ...]:
     weights = configured.weights
     known = pool.known_ids
@@ -260,6 +270,7 @@ def _members(
                 reachable=member.reachable,
                 open_flows=sum(proxy.open_flows.values()) if proxy else None,
                 sockets=census.flows if census else None,
+                **health_fields(member, votes.get(member.id, ()), wall),
             )
         )
     return tuple(sorted(views, key=lambda view: view.name))

@@ -321,3 +321,52 @@ def test_ranges_that_take_too_many_entries_in_the_kernel_are_refused_here_and_no
 
 def test_every_field_of_a_vip_is_shown() -> None:
     assert ConfiguredVip.model_fields.keys() <= VipView.model_fields.keys()
+
+
+def with_probe(text: str) -> dict[str, str]:
+    """The usual fleet, whose pool has this `probe`; and a pool with a UDP VIP alone."""
+    pools = NODES_AND_POOLS.replace("    min_active: 2\n", f"    min_active: 2\n    probe: {text}\n")
+    return files(
+        pools
+        + "  - {name: dns, members: [{node: proxy-1}]}\n"
+        + "vips:\n"
+        + "  - {name: web, address: 203.0.113.10, port: 443, mode: terminate, pool: edge}\n"
+        + "  - {name: block, address: 203.0.113.32/28, port: any, mode: passthrough, pool: edge}\n"
+        + "  - {name: game, address: 203.0.113.11, port: 99, protocol: udp, mode: passthrough, pool: edge}\n"
+        + "  - {name: dns, address: 203.0.113.53, port: 53, protocol: udp, mode: passthrough, pool: dns}\n"
+    )
+
+
+def test_pools_with_a_tcp_vip_are_probed_unless_they_want_none() -> None:
+    dns, edge = load_configuration(with_probe("{kind: https, host: www.example.com, path: /up}")).pools
+    assert dns.probe is None
+    assert edge.probe is not None
+    assert (edge.probe.kind, edge.probe.vip, edge.probe.path, edge.probe.statuses) == ("https", "web", "/up", (200,))
+    dns, edge = load_configuration(with_probe("none")).pools
+    assert edge.probe is None
+    edge = load_configuration(with_probe("{vip: block}")).pools[1]
+    assert edge.probe is not None
+    assert (edge.probe.kind, edge.probe.vip) == ("tcp", "block")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "place"),
+    {
+        "unknown VIP": ("{vip: wep}", "unknown_vip", "pools[0].probe.vip"),
+        "VIP of another pool": ("{vip: dns}", "wrong_pool", "pools[0].probe.vip"),
+        "UDP VIP": ("{vip: game}", "not_applicable", "pools[0].probe.vip"),
+        "path without a request": ("{path: /up}", "not_applicable", "pools[0].probe.path"),
+        "no path": ("{kind: http, path: up}", "invalid_value", "pools[0].probe.path"),
+        "kind": ("{kind: icmp}", "unknown_value", "pools[0].probe.kind"),
+        "word": ("nothing", "invalid_value", "pools[0].probe"),
+        "field": ("{paths: /up}", "unknown_field", "pools[0].probe.paths"),
+        "longer than the interval": ("{timeout_ms: 2000}", "timeout_too_long", "pools[0].probe.timeout_ms"),
+        "shorter interval": ("{reach_interval_ms: 100}", "timeout_too_long", "pools[0].probe.reach_interval_ms"),
+    }.values(),
+)
+def test_probes_that_would_ask_in_vain_are_refused(text: str, code: str, place: str) -> None:
+    with pytest.raises(ConfigurationRefused) as refused:
+        load_configuration(with_probe(text))
+    (problem,) = refused.value.problems
+    assert problem.code == code
+    assert (problem.path or "").endswith(place)

@@ -98,7 +98,7 @@ def test_the_guard_counts_members_that_take_new_flows() -> None:
         start(play, "proxy-1")
     start(play, "proxy-3")
     assert play.state("proxy-3") == "draining", "it is given none: nothing is lost by taking it out"
-    pool = pool_views(present(play), play.board)[0]
+    pool = pool_views(present(play), play.board, play.now)[0]
     assert (pool.active, [member.weight for member in pool.members]) == (2, [1, 2, 0])
 
 
