@@ -37,7 +37,6 @@ class ConfiguredNode(Contract):
     fib: bool = False
     """Of an L4 node: whether its kernel's routes choose the way to members."""
     bgp: Bgp | None = None
-    site: Name = DEFAULT_SITE
 
 
 class ConfiguredMember(Contract):
