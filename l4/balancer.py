@@ -41,6 +41,7 @@ from l4.reload import NotReloaded, Replacement
 from l4.tap import Tap
 from l4.traffic import Traffic, read_drops, read_traffic
 from orchestrator.contract.client import SnapshotRefused
+from orchestrator.contract.node import Announcement
 from orchestrator.contract.report import BalancerStatus, TableStatus
 from orchestrator.contract.snapshot import BalancerSnapshot, Snapshot
 
@@ -78,6 +79,7 @@ class BalancerAgent:
         self._held: dict[str, tuple[bytes, TableStatus]] = {}
         self._withheld: dict[str, str] = {}
         self._sessions: dict[str, bool] = {}
+        self._announcement = Announcement.NORMAL
         self._bird_trouble: str | None = None
         self._watch_trouble: str | None = None
         self._counts: Counter[str] = Counter(snapshots_refused=0, watch_failures=0, bird_failures=0, table_swaps=0)
@@ -151,6 +153,7 @@ class BalancerAgent:
                 xdp_mode=self._attached,
                 announced=tuple(vip.name for vip in vips if vip.name not in withheld),
                 withheld=withheld,
+                announcement=self._announcement,
                 tables=tuple(status for _, status in self._held.values()),
                 counters=counters,
                 drops=drops,
@@ -325,16 +328,22 @@ class BalancerAgent:
         bgp = plan.snapshot.bgp
         trouble = None
         established: dict[str, bool] = {}
+        announcement: Announcement | None = None
         try:
             if bgp is not None or await self._bird.answers():
                 await self._bird.load(plan.bird_configuration)
                 established = await self._bird.sessions()
+                announcement = await self._bird.announcement()
         except BirdError as error:
             trouble = str(error)
             self._counts["bird_failures"] += 1
         if trouble != self._bird_trouble:
             log.log(logging.ERROR if trouble else logging.INFO, "BIRD: %s", trouble or "in order again")
         self._bird_trouble = trouble
+        if bgp is None:
+            self._announcement = plan.snapshot.announcement  # there is nothing that it could differ from
+        elif announcement is not None:
+            self._announcement = announcement
         self._sessions = {
             str(neighbor.address): established.get(session_name(number), False)
             for number, neighbor in enumerate(bgp.neighbors if bgp else (), start=1)

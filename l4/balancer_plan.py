@@ -1,7 +1,7 @@
 """What a BalancerSnapshot means for an L4 node, worked out and checked before anything is touched."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from l4.bgp import bird_configuration, silent_configuration
@@ -23,7 +23,8 @@ class BalancerPlan:
     members: tuple[MemberEntry, ...]
     guard: GuardEntries
     quic_servers: Mapping[tuple[int, int], int]
-    bird_configuration: str
+    bird_configuration: str = field(repr=False)
+    """It may hold passwords."""
 
 
 def plan_for(snapshot: BalancerSnapshot, generations: GenerationTables, bird_log: Path) -> BalancerPlan:
@@ -37,7 +38,7 @@ def plan_for(snapshot: BalancerSnapshot, generations: GenerationTables, bird_log
         guard=guard_entries(snapshot.guard, snapshot.vips),
         quic_servers=quic_servers(vips, {pool.slot: [m.id for m in pool.members] for pool in snapshot.pools}),
         bird_configuration=(
-            bird_configuration(snapshot.bgp, [vip.network for vip in snapshot.vips], bird_log)
+            bird_configuration(snapshot.bgp, [vip.network for vip in snapshot.vips], bird_log, snapshot.announcement)
             if snapshot.bgp
             else silent_configuration(snapshot.address, bird_log)
         ),

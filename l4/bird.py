@@ -2,37 +2,52 @@
 
 BIRD outlives the agent: it is not its child, so that VIPs stay announced while the agent restarts. Whoever runs BIRD
 with the control socket in the BIRD directory (an init system, say) is welcome; if nobody does, it is started here.
+
+One change of its configuration is in flight at most: BIRD may still be ending sessions of the last one, and then the
+next waits. Of those that wait, the newest is sent and the others never are.
 """
 
 import logging
 import os
-import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 import trio
+
+from l4.bgp import announcement_of_filter
+from l4.bird_control import (
+    BirdError,
+    Reply,
+    command,
+    established_sessions,
+    export_filters,
+    is_reconfiguring,
+    wait_until_gone,
+)
+from orchestrator.contract.node import Announcement
+
+__all__ = ("Bird", "BirdError")
 
 log = logging.getLogger(__name__)
 
 #: BIRD lives where only root's PATH looks.
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 
-#: Seconds. BIRD answers in milliseconds; these keep an agent from hanging on one that is stuck.
-_CONTROL_TIMEOUT_S = 5.0
+#: Seconds. BIRD starts and parses in milliseconds.
 _PROCESS_TIMEOUT_S = 10.0
 
-#: A reply ends with the line that has a space behind its code. From 8000 on, codes are failures (BIRD's
-#: `doc/reply_codes`).
-_REPLY = re.compile(r"^(\d{4})([ -])(.*)$")
-_FIRST_FAILURE = 8000
-_PROTOCOL_LIST = 1002
+#: Seconds that BIRD may take for a change, and between two looks. A session that must end first takes a second or two.
+_RECONFIGURATION_S = 5.0
+_RECONFIGURATION_POLL_S = 0.05
 
-#: Largest reply that is read. `show protocols` takes some 80 octets a line.
-_MAX_REPLY = 64 * 1024
+#: Seconds between two looks for a BIRD that is not there, and between two starts of one that does not stay.
+_ABSENT_POLL_S = 1.0
+_RESTART_PAUSE_S = 1.0
 
-
-class BirdError(Exception):
-    """BIRD is not there, does not answer, or refused."""
+#: `bird.conf` may hold passwords. The directory's group reads it too: a BIRD that an init system runs may be in it.
+_FILE_MODE = 0o640
 
 
 class Bird:
@@ -42,6 +57,8 @@ class Bird:
         self.directory = directory
         # What this process had BIRD load. What an earlier one did is not known for sure.
         self._loaded: str | None = None
+        self._wanted: str | None = None
+        self._one_change = trio.Lock()
 
     def __repr__(self) -> str:
         return f"<Bird in {self.directory}>"
@@ -71,16 +88,35 @@ class Bird:
     async def load(self, configuration: str) -> None:
         """Makes a checked configuration the running one, if it is not yet. Starts BIRD if nobody answers.
 
-        BIRD keeps the sessions that a change does not concern. Raises BirdError.
+        Waits while BIRD is busy with an earlier one; returns without having sent this one if a later one came
+        meanwhile. BIRD keeps the sessions that a change does not concern. Raises BirdError: what ran before runs on.
         """
-        if not await self.answers():
-            self._write(self.configuration_file, configuration)
-            await self._start()
-        elif self._loaded != configuration:
-            self._write(self.configuration_file, configuration)
-            await self.command("configure")
-            log.info("BIRD took its configuration")
-        self._loaded = configuration
+        self._wanted = configuration
+        async with self._one_change:
+            if self._wanted != configuration:
+                return
+            if not await self.answers():
+                self._write(self.configuration_file, configuration)
+                await self._start()
+            elif self._loaded != configuration:
+                await self._reconfigure(configuration)
+            self._loaded = configuration
+
+    async def keep_running(self) -> NoReturn:
+        """Task: starts BIRD again the moment that it is gone, with what was loaded last."""
+        while True:
+            if not await wait_until_gone(self.control_socket) or self._loaded is None:
+                await trio.sleep(_ABSENT_POLL_S)
+                continue
+            log.error("BIRD is gone: starting it again")
+            async with self._one_change:
+                try:
+                    if not await self.answers():  # an init system may have been faster
+                        self._write(self.configuration_file, self._loaded)
+                        await self._start()
+                except BirdError as error:
+                    log.error("%s", error)
+            await trio.sleep(_RESTART_PAUSE_S)
 
     async def answers(self) -> bool:
         """Whether a BIRD listens on the control socket."""
@@ -92,26 +128,42 @@ class Bird:
 
     async def sessions(self) -> dict[str, bool]:
         """Whether each BGP session, by the name of its protocol, is established. Raises BirdError."""
-        lines = await self.command("show protocols")
-        fields = [text.split() for code, text in lines if code == _PROTOCOL_LIST]
-        return {field[0]: "Established" in field for field in fields if len(field) > 3 and field[1] == "BGP"}
+        return established_sessions(await self.command("show protocols"))
 
-    async def command(self, text: str) -> list[tuple[int, str]]:
-        """Sends one command to the control socket. Returns the reply as (code, text) lines. Raises BirdError."""
+    async def announcement(self) -> Announcement | None:
+        """How BIRD announces now, by the filters that it runs with. None: it has no session of ours. Raises BirdError.
+
+        In the middle of a change sessions may differ: what announces more counts.
+        """
+        filters = export_filters(await self.command("show protocols all"))
+        return _strongest(map(announcement_of_filter, filters))
+
+    async def command(self, text: str) -> Reply:
+        """Sends one command to the control socket. Raises BirdError."""
+        return await command(self.control_socket, text)
+
+    async def _reconfigure(self, configuration: str) -> None:
+        await self._settled()
+        before = self.configuration_file.read_text() if self.configuration_file.exists() else None
+        self._write(self.configuration_file, configuration)
         try:
-            with trio.fail_after(_CONTROL_TIMEOUT_S):
-                async with await trio.open_unix_socket(self.control_socket) as stream:
-                    await _read_reply(stream)  # the greeting
-                    await stream.send_all(f"{text}\n".encode())
-                    lines = await _read_reply(stream)
-        except trio.TooSlowError as error:
-            raise BirdError(f"BIRD on {self.control_socket} took more than {_CONTROL_TIMEOUT_S:.0f} s") from error
-        except (OSError, trio.BrokenResourceError) as error:
-            raise BirdError(f"BIRD does not answer on {self.control_socket}: {error}") from error
-        code, message = lines[-1]
-        if code >= _FIRST_FAILURE:
-            raise BirdError(f"BIRD refused `{text}`: {message} ({code})")
-        return lines
+            await self.command("configure")
+        except BirdError:
+            if before is not None:  # what BIRD still runs with, and would start again with
+                self._write(self.configuration_file, before)
+            raise
+        await self._settled()
+        log.info("BIRD took its configuration")
+
+    async def _settled(self) -> None:
+        """Waits until BIRD is done with what it was last told. Raises BirdError if that takes too long."""
+        with trio.move_on_after(_RECONFIGURATION_S):
+            while is_reconfiguring(await self.command("show status")):  # noqa: ASYNC110 - BIRD tells when asked
+                await trio.sleep(_RECONFIGURATION_POLL_S)
+            return
+        raise BirdError(
+            f"BIRD is busy with an earlier change for more than {_RECONFIGURATION_S:.0f} s: `birdc show protocols`"
+        )
 
     async def _start(self) -> None:
         # BIRD goes into the background by itself once it has read its configuration and listens.
@@ -119,14 +171,25 @@ class Bird:
         log.info("started BIRD, as nobody answered on %s; its log is %s", self.control_socket, self.log_file)
 
     def _write(self, file: Path, text: str) -> None:
-        """Replaces a file in one step."""
+        """Replaces a file in one step, by one that only the owner and the directory's group can read."""
         try:
             self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             fresh = file.with_suffix(".new")
+            fresh.unlink(missing_ok=True)
+            fresh.touch(0o600, exist_ok=False)
+            group = self.directory.stat().st_gid
+            if fresh.stat().st_gid != group:
+                os.chown(fresh, -1, group)
+            fresh.chmod(_FILE_MODE)
             fresh.write_text(text)
             fresh.replace(file)
         except OSError as error:
             raise BirdError(f"{file}: {error.strerror}: choose another directory with --bird-dir") from error
+
+
+def _strongest(found: Iterable[Announcement | None]) -> Announcement | None:
+    kinds = set(found)
+    return next((kind for kind in Announcement if kind in kinds), None)
 
 
 async def _run_bird(*arguments: str) -> None:
@@ -140,26 +203,3 @@ async def _run_bird(*arguments: str) -> None:
             raise BirdError(f"`{bird} {' '.join(arguments)}` failed with {finished.returncode}: {said}")
         return
     raise BirdError(f"`{bird} {' '.join(arguments)}` did not end within {_PROCESS_TIMEOUT_S:.0f} s")
-
-
-async def _read_reply(stream: trio.SocketStream) -> list[tuple[int, str]]:
-    """Reads to the end of a reply. Continuation lines, which begin with a space, have the code before them."""
-    received = b""
-    while True:
-        chunk = await stream.receive_some()
-        received += chunk
-        if not chunk:
-            raise trio.BrokenResourceError("connection closed in the middle of a reply")
-        if len(received) > _MAX_REPLY:
-            raise BirdError(f"BIRD's reply is longer than {_MAX_REPLY} octets")
-        if not received.endswith(b"\n"):
-            continue
-        lines: list[tuple[int, str]] = []
-        for line in received.decode(errors="replace").splitlines():
-            parsed = _REPLY.match(line)
-            if parsed is None:
-                lines.append((lines[-1][0] if lines else 0, line.strip()))
-                continue
-            lines.append((int(parsed[1]), parsed[3]))
-            if parsed[2] == " ":
-                return lines

@@ -136,12 +136,13 @@ def run_balancer(
     Later starts:  edge-l4 balancer run --state DIR --interface eth0
     No orchestrator? It runs on the last good snapshot in DIR/snapshot.json, for as long as it takes.
     """
-    agent = BalancerAgent(interface=interface, bpffs=bpffs, xdp_mode=XdpMode(xdp_mode), bird=Bird(bird_dir))
+    bird = Bird(bird_dir)
+    agent = BalancerAgent(interface=interface, bpffs=bpffs, xdp_mode=XdpMode(xdp_mode), bird=bird)
 
     async def expose() -> bytes:
         return exposition(await balancer_metrics(agent))
 
-    tasks: list[Task] = [agent.keep_announcing]
+    tasks: list[Task] = [agent.keep_announcing, bird.keep_running]
     if metrics is not None:
         tasks.append(functools.partial(serve_metrics, *metrics, expose))
     respondent = BalancerRespondent(agent, interface)

@@ -1,4 +1,4 @@
-"""Which files of a directory make up a configuration: every YAML file, and the PEM files that they name."""
+"""Which files of a directory make up a configuration: every YAML file, and those that these name."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -14,8 +14,9 @@ from orchestrator.contract.operator import (
     MAX_CONFIGURATION_FILES,
 )
 
-#: Fields of a host that name a PEM file beside the file that they stand in.
-PEM_FIELDS: Final = ("certificate", "key")
+#: Fields that name a file beside the one that they stand in: of a host, and of a BGP neighbour.
+HOST_FIELDS: Final = ("certificate", "key")
+NEIGHBOR_FIELDS: Final = ("password_file",)
 
 
 def read_directory(directory: Path) -> dict[str, str]:
@@ -32,8 +33,8 @@ def read_directory(directory: Path) -> dict[str, str]:
             hint="a configuration has platform.yaml and teams/<team>/*.yaml",
         )
     for name, text in list(files.items()):
-        for pem in pem_files(text):
-            beside = (PurePosixPath(name).parent / pem).as_posix()
+        for named in named_files(text):
+            beside = (PurePosixPath(name).parent / named).as_posix()
             target = (directory / beside).resolve()
             # What lies outside stays here, and what is missing stays missing: the orchestrator reports both, with
             # the line that names the file.
@@ -43,16 +44,23 @@ def read_directory(directory: Path) -> dict[str, str]:
     return files
 
 
-def pem_files(text: str) -> Iterator[str]:
-    """PEM files that the hosts of a file name. None of a file that is not YAML: the orchestrator says where and why."""
+def named_files(text: str) -> Iterator[str]:
+    """Files that a file names. None of one that is not YAML: the orchestrator says where and why."""
     try:
         content: Any = YAML(typ="safe").load(text)
     except YAMLError:
         return
-    hosts = content.get("hosts") if isinstance(content, dict) else None
-    for host in hosts if isinstance(hosts, list) else []:
-        if isinstance(host, dict):
-            yield from (host[field] for field in PEM_FIELDS if isinstance(host.get(field), str))
+    for host in _mappings(content, "hosts"):
+        yield from (host[field] for field in HOST_FIELDS if isinstance(host.get(field), str))
+    for node in _mappings(content, "nodes"):
+        for neighbor in _mappings(node.get("bgp"), "neighbors"):
+            yield from (neighbor[field] for field in NEIGHBOR_FIELDS if isinstance(neighbor.get(field), str))
+
+
+def _mappings(content: Any, field: str) -> Iterator[dict[str, Any]]:
+    """Those of a list that is a field of a mapping, as far as all of that is what it should be."""
+    entries = content.get(field) if isinstance(content, dict) else None
+    yield from (entry for entry in (entries if isinstance(entries, list) else ()) if isinstance(entry, dict))
 
 
 def read_text(path: Path) -> str:

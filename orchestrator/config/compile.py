@@ -22,7 +22,7 @@ _TEAM_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 
 
 def load_configuration(files: Mapping[str, str]) -> Configuration:
-    """`files`: relative path → text, with `/`; YAML files and the PEM files that they name.
+    """`files`: relative path → text, with `/`; YAML files and the files that they name.
 
     Pure: the same files give the same configuration, byte for byte. Raises ConfigurationRefused with all findings.
     """
@@ -73,7 +73,7 @@ def _read_platform(files: Mapping[str, str], findings: Findings) -> Platform:
         findings.add("file_missing", PLATFORM, f"there is no {PLATFORM}", "add one with `nodes`, `pools` and `vips`")
         return Platform()
     document = read_document(PLATFORM, files[PLATFORM], findings)
-    return Platform() if document is None else read_platform(document, findings)
+    return Platform() if document is None else read_platform(document, files, findings)
 
 
 def _team_documents(files: Mapping[str, str], findings: Findings) -> tuple[tuple[str, Document], ...]:

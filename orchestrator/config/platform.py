@@ -1,9 +1,9 @@
 """`platform.yaml`: sites, nodes, pools, VIPs, and fleet-wide settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 
+from orchestrator.config.bgp import check_bgp, compile_bgp
 from orchestrator.config.configuration import (
     ConfiguredMember,
     ConfiguredNode,
@@ -18,7 +18,6 @@ from orchestrator.config.pools import check_pools
 from orchestrator.config.probes import check_probes, probe_of
 from orchestrator.config.schema import (
     PLATFORM_SECTIONS,
-    BgpEntry,
     DrainEntry,
     ForwardingEntry,
     NodeEntry,
@@ -31,7 +30,6 @@ from orchestrator.config.vips import check_vips
 from orchestrator.contract.base import Address
 from orchestrator.contract.node import NodeKind
 from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_MEMBERS, MAX_TABLE_ROWS
-from orchestrator.contract.snapshot import Bgp
 
 #: Rows per member, at least, so that Maglev's imbalance stays below 1 % (Eisenbud et al., NSDI 2016, section 3.4).
 MIN_ROWS_PER_MEMBER = 100
@@ -49,8 +47,8 @@ class Platform:
     drain: DrainEntry = field(default_factory=DrainEntry)
 
 
-def read_platform(document: Document, findings: Findings) -> Platform:
-    """What is valid; a finding for all that is not."""
+def read_platform(document: Document, files: Mapping[str, str], findings: Findings) -> Platform:
+    """What is valid; a finding for all that is not. `files` are those that it may name."""
     check_fields(document, PLATFORM_SECTIONS, findings)
     sites = read_list(document, "sites", SiteEntry, findings)
     nodes = read_list(document, "nodes", NodeEntry, findings)
@@ -69,7 +67,7 @@ def read_platform(document: Document, findings: Findings) -> Platform:
         _check_forwarding(forwarding, pools, findings)
     return Platform(
         sites=all_sites(sites, nodes),
-        nodes=tuple(_node(entry.value) for entry in nodes),
+        nodes=tuple(_node(entry, files, findings) for entry in nodes),
         pools=tuple(_pool(entry.value, [vip.value for vip in vips]) for entry in pools),
         vips=tuple(_vip(entry.value) for entry in vips),
         forwarding=forwarding.value if forwarding else ForwardingEntry(),
@@ -102,6 +100,7 @@ def _check_nodes(nodes: list[Placed[NodeEntry]], findings: Findings) -> None:
             )
         if node.kind is NodeKind.L4:
             _check_l4_node(entry, findings)
+            check_bgp(entry, findings)
         else:
             _check_proxy(entry, findings)
 
@@ -162,7 +161,8 @@ def _prime_from(number: int) -> int:
     return next(upwards, None) or next(downwards)
 
 
-def _node(entry: NodeEntry) -> ConfiguredNode:
+def _node(placed: Placed[NodeEntry], files: Mapping[str, str], findings: Findings) -> ConfiguredNode:
+    entry = placed.value
     return ConfiguredNode(
         name=entry.name,
         kind=entry.kind,
@@ -170,20 +170,7 @@ def _node(entry: NodeEntry) -> ConfiguredNode:
         site=entry.site,
         address_v6=entry.address_v6,
         fib=entry.fib,
-        bgp=entry.bgp and _bgp(entry.bgp, entry.address),
-    )
-
-
-def _bgp(entry: BgpEntry, address: Address) -> Bgp | None:
-    router_id = entry.router_id or address
-    if not isinstance(router_id, IPv4Address):
-        return None  # of an L4 node without an IPv4 address, which is refused
-    return Bgp(
-        asn=entry.asn,
-        router_id=router_id,
-        neighbors=entry.neighbors,
-        bfd_interval_ms=entry.bfd_interval_ms,
-        bfd_multiplier=entry.bfd_multiplier,
+        bgp=entry.bgp and compile_bgp(entry.bgp, entry.address, placed.place.at("bgp"), files, findings),
     )
 
 

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 from pydantic import PlainValidator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.contract.snapshot import Community
 from orchestrator.contract.vip import ANY_PORT
+
+#: Of a standard community (RFC 1997), by its two parts, and of a large one (RFC 8092), by its three.
+_LARGEST_PART = {2: 65535, 3: 4294967295}
+
+#: Communities that no route may always bear, and why not.
+_NEVER = {
+    "65535:0": "tells routers that the route is about to go (RFC 8326); L4 nodes add it by themselves while they drain",
+    "65535:666": "makes routers drop the VIP's packets (RFC 7999)",
+}
 
 _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})", re.ASCII)
 
@@ -67,8 +77,35 @@ def _ports(value: Any) -> tuple[int, int]:
     return first, last
 
 
+def _community(value: Any) -> Community:
+    """`64600:1`, `64600:1:2`."""
+    parts = (
+        value.split(":")
+        if isinstance(value, str) and re.fullmatch(r"\d{1,10}(:\d{1,10}){1,2}", value, re.ASCII)
+        else []
+    )
+    if not parts or any(int(part) > _LARGEST_PART[len(parts)] for part in parts):
+        raise PydanticCustomError(
+            "community",
+            "{value} is no community",
+            {
+                "value": repr(value)[:80],
+                "hint": "write a standard one, such as 64600:1 (parts up to 65535), or a large one, such as 64600:1:2",
+            },
+        )
+    text = ":".join(str(int(part)) for part in parts)
+    if text in _NEVER:
+        raise PydanticCustomError(
+            "community", "{value} {why}", {"value": text, "why": _NEVER[text], "hint": "remove it"}
+        )
+    return text
+
+
 AddressBlock = Annotated[IPv4Network | IPv6Network, PlainValidator(_block)]
 """One address (/32, /128), or a block of them."""
 
 PortRange = Annotated[tuple[int, int], PlainValidator(_ports)]
 """First and last port."""
+
+CommunityText = Annotated[Community, PlainValidator(_community)]
+"""A standard or large community, without leading zeros."""

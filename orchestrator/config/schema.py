@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from orchestrator.config.scalars import AddressBlock, PortRange
+from orchestrator.config.scalars import AddressBlock, CommunityText, PortRange
 from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
 from orchestrator.contract.pool import (
@@ -18,7 +18,6 @@ from orchestrator.contract.pool import (
     Probe,
 )
 from orchestrator.contract.route import HealthCheck, HostName, Seconds
-from orchestrator.contract.snapshot import BgpNeighbor
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 #: Seconds that a drain without a deadline leaves to flows that nobody can count: as long as a UDP mapping lives that
@@ -31,16 +30,39 @@ DEFAULT_SLOW_START_S = 10.0
 #: The word that switches a pool's probes off.
 NO_PROBE = "none"
 
+#: Routers of one L4 node: a pair of them over both families is four.
+MAX_NEIGHBORS = 32
+#: On one route. Routers limit what they take; 32 standard ones are 128 octets of an UPDATE's 4096 (RFC 4271 section 4).
+MAX_COMMUNITIES = 32
+
+#: An autonomous system's number (RFC 6793), and a MULTI_EXIT_DISC (RFC 4271 section 5.1.4).
+Asn = Annotated[int, Field(ge=1, le=4294967295)]
+Metric = Annotated[int, Field(ge=0, le=4294967295)]
+
 RoutePath = Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=1024)]
 
 
-class BgpEntry(Contract):
-    """`nodes[].bgp`."""
+class NeighborEntry(Contract):
+    """`nodes[].bgp.neighbors[]`."""
 
-    asn: Annotated[int, Field(ge=1, le=4294967295)]
+    address: Address
+    asn: Asn
+    password_file: str | None = None
+    """Holds the password of TCP MD5 signatures, on one line. Relative to `platform.yaml`."""
+
+
+class BgpEntry(Contract):
+    """`nodes[].bgp`. Fields as in `contract.snapshot.Bgp`, where they are explained."""
+
+    asn: Asn
     router_id: IPv4Address | None = None
     """The node's address if absent."""
-    neighbors: Annotated[tuple[BgpNeighbor, ...], Field(min_length=1)]
+    neighbors: Annotated[tuple[NeighborEntry, ...], Field(min_length=1, max_length=MAX_NEIGHBORS)]
+    communities: Annotated[tuple[CommunityText, ...], Field(max_length=MAX_COMMUNITIES)] = ()
+    med: Metric = 0
+    soft_med: Metric = 4294967295
+    soft_prepend: Annotated[int, Field(ge=0, le=10)] = 3
+    bfd: bool = True
     bfd_interval_ms: Annotated[int, Field(ge=10, le=10000)] = 50
     bfd_multiplier: Annotated[int, Field(ge=2, le=50)] = 3
 

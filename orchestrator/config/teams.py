@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from posixpath import normpath
 
 from orchestrator.config.certificates import CertificateUnusable, KeyPair, check_pair, covers
 from orchestrator.config.configuration import ConfiguredBackend, ConfiguredHost
 from orchestrator.config.document import Document, Place
 from orchestrator.config.entries import Placed, check_fields, names_in, read_list, refuse_repeats
 from orchestrator.config.findings import Findings
+from orchestrator.config.referenced import referenced_text
 from orchestrator.config.schema import TEAM_SECTIONS, BackendEntry, HostEntry, RouteEntry
 from orchestrator.contract.route import Backend, BackendServer, Certificate, Host, PathMatchKind, Route
 
@@ -115,8 +114,8 @@ def _certificate(
         absent = "certificate" if entry.certificate is None else "key"
         findings.add("missing_field", host.place.at(absent), f"{absent!r} is missing", "give both or none")
         return None
-    chain = _referenced(host.place.at("certificate"), entry.certificate, files, findings)
-    key = _referenced(host.place.at("key"), entry.key, files, findings)
+    chain = referenced_text(host.place.at("certificate"), entry.certificate, files, findings)
+    key = referenced_text(host.place.at("key"), entry.key, files, findings)
     if chain is None or key is None:
         return None
     try:
@@ -133,18 +132,6 @@ def _certificate(
         )
         return None
     return Certificate(hosts=(entry.name,), chain_pem=pair.chain_pem, key_pem=pair.key_pem)
-
-
-def _referenced(place: Place, reference: str, files: Mapping[str, str], findings: Findings) -> str | None:
-    """Text of a file that is named relative to the document."""
-    path = normpath(str(PurePosixPath(place.document.path).parent / reference))
-    if reference.startswith("/") or path.startswith(".."):
-        findings.add("path_outside", place, f"{reference} lies outside the directory", "keep the file inside it")
-        return None
-    if path not in files:
-        findings.add("file_missing", place, f"there is no file {path}", "the path is relative to this file")
-        return None
-    return files[path]
 
 
 def _path_in_words(route: RouteEntry) -> str:

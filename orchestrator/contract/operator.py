@@ -65,7 +65,7 @@ class ApplyRequest(Contract):
     """A configuration directory."""
 
     files: Annotated[dict[str, str], Field(repr=False)]
-    """Relative path (with `/`) → text: all `*.yaml` files, and the PEM files that they name."""
+    """Relative path (with `/`) → text: all `*.yaml` files, and those that they name (PEM, passwords)."""
 
 
 class Applied(Contract):

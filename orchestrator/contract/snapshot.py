@@ -17,12 +17,16 @@ from orchestrator.contract.vip import MAX_VIPS, Vip
 GUE_PORT: Port = 6080
 
 
+#: As long as Linux takes it (`TCP_MD5SIG_MAXKEYLEN`); printable ASCII without `"`, which BIRD's strings cannot hold.
+BgpPassword = Annotated[str, Field(pattern=r"^[ !#-~]{1,80}$")]
+
+
 class BgpNeighbor(Contract):
     """A router that an L4 node announces its VIPs to."""
 
     address: Address
     asn: Annotated[int, Field(ge=1, le=4294967295)]
-    password: Annotated[str, Field(min_length=1, max_length=80, repr=False)] | None = None
+    password: BgpPassword | None = Field(default=None, repr=False)
     """Of TCP MD5 signatures (RFC 2385), which both ends share."""
 
 
