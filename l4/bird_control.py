@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -30,6 +31,28 @@ Reply = list[tuple[int, str]]
 
 class BirdError(Exception):
     """BIRD is not there, does not answer, or refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """A BGP session in BIRD's words."""
+
+    protocol: str
+    """ "start", "up", "down": down is what an operator switched off."""
+    info: str
+    """ "Established", "Active        Socket: Connection refused", ..."""
+
+    @property
+    def is_established(self) -> bool:
+        return "Established" in self.info.split()
+
+    @property
+    def is_disabled(self) -> bool:
+        return self.protocol == "down"
+
+    @property
+    def in_words(self) -> str:
+        return "switched off by hand" if self.is_disabled else " ".join(self.info.split()) or self.protocol
 
 
 async def command(control_socket: Path, text: str) -> Reply:
@@ -71,8 +94,18 @@ def is_reconfiguring(status: Reply) -> bool:
 
 def established_sessions(protocols: Reply) -> dict[str, bool]:
     """Whether each BGP session, by the name of its protocol, is established: from `show protocols`."""
-    fields = [text.split() for code, text in protocols if code == _PROTOCOL_LIST]
-    return {field[0]: "Established" in field for field in fields if len(field) > 3 and field[1] == "BGP"}
+    return {name: state.is_established for name, state in session_states(protocols).items()}
+
+
+def session_states(protocols: Reply) -> dict[str, SessionState]:
+    """Each BGP session, by the name of its protocol: from `show protocols`."""
+    # Name, protocol, table, state, since, info.
+    fields = [text.split(maxsplit=5) for code, text in protocols if code == _PROTOCOL_LIST]
+    return {
+        field[0]: SessionState(field[3], field[5] if len(field) > 5 else "")
+        for field in fields
+        if len(field) > 3 and field[1] == "BGP"
+    }
 
 
 def export_filters(protocols: Reply) -> set[str]:

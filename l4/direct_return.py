@@ -69,8 +69,8 @@ def advertise_tunnel_mss(interface: Interface, overhead: int) -> int:
     with IPRoute() as netlink:
         for family in HEADERS:
             wanted = tunnel_mss(interface.mtu, family, overhead)
-            for route in _default_routes(netlink, family):
-                advertised = _metrics(route).get("RTAX_ADVMSS", 0)
+            for route in default_routes(netlink, family):
+                advertised = route_metrics(route).get("RTAX_ADVMSS", 0)
                 if 0 < advertised <= wanted:
                     fitting += 1
                 elif route["proto"] == _PROTOCOL_ROUTER_ADVERTISEMENT:
@@ -93,12 +93,13 @@ def stop_advertising_tunnel_mss(interface: Interface) -> None:
     with IPRoute() as netlink:
         for family in HEADERS:
             ours = {tunnel_mss(interface.mtu, family, overhead) for overhead in OVERHEADS.values() if overhead}
-            for route in _default_routes(netlink, family):
-                if _metrics(route).get("RTAX_ADVMSS") in ours:
+            for route in default_routes(netlink, family):
+                if route_metrics(route).get("RTAX_ADVMSS") in ours:
                     _replace(netlink, route, advmss=None)
 
 
-def _default_routes(netlink: IPRoute, family: int) -> list[Any]:
+def default_routes(netlink: IPRoute, family: int) -> list[Any]:
+    """Of the main table, as pyroute2 tells them."""
     return [
         route
         for route in netlink.get_routes(family=family, table=_MAIN_TABLE)
@@ -106,14 +107,15 @@ def _default_routes(netlink: IPRoute, family: int) -> list[Any]:
     ]
 
 
-def _metrics(route: Any) -> dict[str, int]:
+def route_metrics(route: Any) -> dict[str, int]:
+    """By the names of linux/rtnetlink.h: `RTAX_ADVMSS`, ..."""
     metrics = route.get("RTA_METRICS")
     return dict(metrics["attrs"]) if metrics else {}
 
 
 def _replace(netlink: IPRoute, route: Any, *, advmss: int | None) -> None:
     """Writes the same route again with another advertised MSS, in one step."""
-    metrics = _metrics(route)
+    metrics = route_metrics(route)
     metrics.pop("RTAX_ADVMSS", None)
     if advmss is not None:
         metrics["RTAX_ADVMSS"] = advmss

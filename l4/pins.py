@@ -107,7 +107,7 @@ def prepare_pins(bpffs: Path, program: str, variants: Mapping[str, object] | Non
     `variants` sets maps apart that are the same but for a size which an operator chooses: by map, what tells them
     apart. It becomes a part of the pin's name.
     """
-    if not bpffs.is_dir() or _filesystem_magic(bpffs) != _BPF_FS_MAGIC:
+    if not is_bpffs(bpffs):
         raise ProgramError(f"{bpffs} is not a bpffs; mount one there: mkdir -p {bpffs} && mount -t bpf bpf {bpffs}")
     directory = pin_directory(bpffs, program)
     for level in (directory.parent, directory):
@@ -120,6 +120,11 @@ def prepare_pins(bpffs: Path, program: str, variants: Mapping[str, object] | Non
             _pin_again(directory / f"{name}{suffix}", directory / f"{name}-{_SHARED_LAYOUT}{suffix}")
     files = {name: f"{name}-{layout}{suffixes.get(name, '')}" for name, layout in layouts.items()}
     return ProgramPins(directory, files)
+
+
+def is_bpffs(path: Path) -> bool:
+    """Whether a BPF file system is mounted there."""
+    return path.is_dir() and _filesystem_magic(path) == _BPF_FS_MAGIC
 
 
 def remove_pins(bpffs: Path, program: str) -> None:

@@ -8,11 +8,14 @@ from l4 import trace, trace_arrival
 from l4.balancer import BalancerAgent
 from l4.balancer_program import BalancerProgram
 from l4.capture import Captures
+from l4.checks import checkup
+from l4.checks.check import Place, Subject
 from l4.interface import InterfaceError, look_up_interface
 from l4.program_error import NotInService, ProgramError
 from l4.redirector import RedirectorAgent
 from l4.redirector_program import RedirectorProgram
 from l4.tcp_sockets import SocketDumpError
+from orchestrator.contract.checkup import Checkup, CheckupAnswer
 from orchestrator.contract.inquiry import (
     Answer,
     Capture,
@@ -23,16 +26,21 @@ from orchestrator.contract.inquiry import (
     TraceArrival,
     TraceArrivalAnswer,
 )
+from orchestrator.contract.report import BalancerStatus, RedirectorStatus
 from orchestrator.contract.respondent import InquiryRefused, Post
 from orchestrator.contract.snapshot import BalancerSnapshot, RedirectorSnapshot
+
+#: Seconds that a checkup waits for the agent's own state. One that is held up by something is looked at without it.
+STATUS_WAIT_S = 3.0
 
 
 class BalancerRespondent:
     """Answers for a balancer agent."""
 
-    def __init__(self, agent: BalancerAgent, interface: str) -> None:
+    def __init__(self, agent: BalancerAgent, interface: str, place: Place) -> None:
         self._agent = agent
         self._interface = interface
+        self._place = place
         self._captures = Captures(agent, interface)
 
     async def respond(self, question: Question, post: Post) -> None:
@@ -42,6 +50,8 @@ class BalancerRespondent:
                 await self._captures.capture(question, post)
             case Trace():
                 await post(await _told(self._trace(question.probe)))
+            case Checkup():
+                await post(await _examined(self._agent, self._place, question))
             case _:
                 raise _not_for("balancer", question)
 
@@ -60,15 +70,18 @@ class BalancerRespondent:
 class RedirectorRespondent:
     """Answers for a redirector agent."""
 
-    def __init__(self, agent: RedirectorAgent, interface: str) -> None:
+    def __init__(self, agent: RedirectorAgent, interface: str, place: Place) -> None:
         self._agent = agent
         self._interface = interface
+        self._place = place
 
     async def respond(self, question: Question, post: Post) -> None:
         """Raises InquiryRefused."""
         match question:
             case TraceArrival():
                 await post(await _told(self._trace_arrival(question.frame)))
+            case Checkup():
+                await post(await _examined(self._agent, self._place, question))
             case _:
                 raise _not_for("redirector", question)
 
@@ -81,6 +94,15 @@ class RedirectorRespondent:
 
         with rehearsal:
             return await self._agent.inspect(look)
+
+
+async def _examined(agent: BalancerAgent | RedirectorAgent, place: Place, question: Checkup) -> CheckupAnswer:
+    """Takes the agent's turn for a moment only: what is looked for may be why it is held up."""
+    status: BalancerStatus | RedirectorStatus | None = None
+    with trio.move_on_after(STATUS_WAIT_S):
+        status = await agent.status()
+    subject = Subject(place, agent.snapshot, status, is_agent=True)
+    return await checkup.answer(subject, fix=question.fix)
 
 
 async def _told(answer: Awaitable[Answer]) -> Answer:

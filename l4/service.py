@@ -17,6 +17,8 @@ from l4.balancer import BalancerAgent
 from l4.balancer_program import BalancerProgram
 from l4.bird import Bird
 from l4.capabilities import NotPermitted, effective_capabilities, require_capabilities
+from l4.checks.check import Place
+from l4.checks.command import doctor
 from l4.direct_return import DirectReturnError, stop_advertising_tunnel_mss
 from l4.interface import InterfaceError, look_up_interface
 from l4.metrics import balancer_metrics, exposition, redirector_metrics
@@ -109,6 +111,9 @@ def redirector() -> None:
     """On a proxy host: takes the balancers' packets in, or passes them on to the flow's earlier owner."""
 
 
+main.add_command(doctor)
+
+
 @balancer.command("run")
 @_run_options
 @click.option(
@@ -136,8 +141,9 @@ def run_balancer(
     Later starts:  edge-l4 balancer run --state DIR --interface eth0
     No orchestrator? It runs on the last good snapshot in DIR/snapshot.json, for as long as it takes.
     """
-    bird = Bird(bird_dir)
-    agent = BalancerAgent(interface=interface, bpffs=bpffs, xdp_mode=XdpMode(xdp_mode), bird=bird)
+    bird, mode, kept = Bird(bird_dir), XdpMode(xdp_mode), StateDirectory(state)
+    agent = BalancerAgent(interface=interface, bpffs=bpffs, xdp_mode=mode, bird=bird)
+    place = Place(AgentRole.BALANCER, interface, bpffs, kept, mode, bird)
 
     async def expose() -> bytes:
         return exposition(await balancer_metrics(agent))
@@ -145,8 +151,8 @@ def run_balancer(
     tasks: list[Task] = [agent.keep_announcing, bird.keep_running]
     if metrics is not None:
         tasks.append(functools.partial(serve_metrics, *metrics, expose))
-    respondent = BalancerRespondent(agent, interface)
-    run_to_the_end(AgentRole.BALANCER, agent, respondent, StateDirectory(state), interface, Joining(**joining), tasks)
+    respondent = BalancerRespondent(agent, interface, place)
+    run_to_the_end(AgentRole.BALANCER, agent, respondent, kept, interface, Joining(**joining), tasks)
 
 
 @redirector.command("run")
@@ -162,14 +168,16 @@ def run_redirector(
     Later starts:  edge-l4 redirector run --state DIR --interface eth0
     No orchestrator? It runs on the last good snapshot in DIR/snapshot.json, for as long as it takes.
     """
-    agent = RedirectorAgent(interface=interface, bpffs=bpffs, xdp_mode=XdpMode(xdp_mode))
+    mode, kept = XdpMode(xdp_mode), StateDirectory(state)
+    agent = RedirectorAgent(interface=interface, bpffs=bpffs, xdp_mode=mode)
+    place = Place(AgentRole.REDIRECTOR, interface, bpffs, kept, mode)
 
     async def expose() -> bytes:
         return exposition(await redirector_metrics(agent))
 
     tasks: list[Task] = [] if metrics is None else [functools.partial(serve_metrics, *metrics, expose)]
-    respondent = RedirectorRespondent(agent, interface)
-    run_to_the_end(AgentRole.REDIRECTOR, agent, respondent, StateDirectory(state), interface, Joining(**joining), tasks)
+    respondent = RedirectorRespondent(agent, interface, place)
+    run_to_the_end(AgentRole.REDIRECTOR, agent, respondent, kept, interface, Joining(**joining), tasks)
 
 
 @balancer.command("reload")

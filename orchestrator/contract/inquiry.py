@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from orchestrator.contract.base import Address, Contract, Identifier, Name
+from orchestrator.contract.checkup import Checkup, CheckupAnswer
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.vip import Protocol
 from orchestrator.contract.wire import Problem
@@ -85,14 +86,18 @@ class TraceArrival(_WithOctets):
     frame: Annotated[bytes, Field(max_length=MAX_SNAP_LENGTH)]
 
 
-Question = Annotated[Capture | Trace | TraceArrival, Field(discriminator="kind")]
+Question = Annotated[Capture | Trace | TraceArrival | Checkup, Field(discriminator="kind")]
 
-#: Whom a question is for.
-ROLE_OF_QUESTION: dict[str, AgentRole] = {
+_ROLE_OF_QUESTION: dict[str, AgentRole] = {
     "capture": AgentRole.BALANCER,
     "trace": AgentRole.BALANCER,
     "trace_arrival": AgentRole.REDIRECTOR,
 }
+
+
+def role_asked(question: Question) -> AgentRole:
+    """Whom a question is for."""
+    return question.role if isinstance(question, Checkup) else _ROLE_OF_QUESTION[question.kind]
 
 
 class Verdict(StrEnum):
@@ -201,7 +206,7 @@ class TraceArrivalAnswer(_WithOctets):
     frame: Annotated[bytes, Field(max_length=MAX_SNAP_LENGTH)] = b""
 
 
-Answer = Annotated[CapturePiece | TraceAnswer | TraceArrivalAnswer, Field(discriminator="kind")]
+Answer = Annotated[CapturePiece | TraceAnswer | TraceArrivalAnswer | CheckupAnswer, Field(discriminator="kind")]
 
 
 class Inquiry(Contract):

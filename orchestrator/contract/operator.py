@@ -258,6 +258,8 @@ class TableView(Contract):
 class StatusView(Contract):
     """The fleet at a glance."""
 
+    now: float
+    """The orchestrator's clock, Unix time."""
     revision: int
     configured: bool
     """False until the first configuration was applied."""

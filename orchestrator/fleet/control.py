@@ -15,7 +15,8 @@ import trio
 from orchestrator.config.compile import load_configuration
 from orchestrator.config.configuration import Configuration
 from orchestrator.config.difference import describe_change
-from orchestrator.contract.inquiry import ROLE_OF_QUESTION, Question
+from orchestrator.contract.checkup import Checkup
+from orchestrator.contract.inquiry import Question, role_asked
 from orchestrator.contract.node import AgentIdentity
 from orchestrator.contract.operator import Applied, DrainView
 from orchestrator.contract.operator_guard import GuardChanged
@@ -158,10 +159,11 @@ class Control:
 
         Raises FleetRefused: not_found, agent_silent, too_many_inquiries.
         """
-        agent = AgentIdentity(node=node, role=ROLE_OF_QUESTION[question.kind])
+        agent = AgentIdentity(node=node, role=role_asked(question))
         if agent not in known_agents(self.present.fleet, self.present.configuration):
             raise FleetRefused("not_found", f"no node {node!r} with a {agent.role}", "`edgectl get nodes` lists them")
-        if self.board.fresh(agent.node, agent.role) is None:
+        # A checkup is for agents that are held up as well: whether they take it is found out by asking.
+        if not isinstance(question, Checkup) and self.board.fresh(agent.node, agent.role) is None:
             raise FleetRefused(
                 "agent_silent",
                 f"{self.board.silence_in_words(agent.node, agent.role)}: it cannot be asked",

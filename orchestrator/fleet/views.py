@@ -41,6 +41,7 @@ CERTIFICATE_WARNING = timedelta(days=14)
 
 def status_view(present: Present, board: ReportBoard, wall: float) -> StatusView:
     return StatusView(
+        now=wall,
         revision=present.fleet.revision,
         configured=present.fleet.configuration is not None,
         nodes=node_views(present, board),
