@@ -1,9 +1,10 @@
 """The census: which of a host's flows need which earlier generation of a pool.
 
-A redirector counts the flows to its pools' VIPs that its host holds. One in a row that the newest generation gives to
-this member needs nothing. Any other came here under an earlier generation, and reaches this host only as long as a live
-generation puts the member into the row's chain: the newest live generation that does is the one *needed*. A flow in a
-row that no live generation gave to this member is an orphan: nothing brings its packets here any more.
+A redirector counts the flows to its pools' VIPs that its host holds. One in a row that some site's newest generation
+gives to this member needs nothing: none of these is retired. Any other came here under an earlier generation, and
+reaches this host only as long as a live generation puts the member into the row's chain: the newest live generation
+that does, of whichever site, is the one *needed*. A flow in a row that no live generation gave to this member is an
+orphan: nothing brings its packets here any more.
 """
 
 from array import array
@@ -16,22 +17,46 @@ from l4.flow_hash import HashKey, flow_hash, row_of, source_hash
 from l4.forwarding import GenerationTables
 from l4.tcp_sockets import Flow
 from l4.vip_index import VipIndex
+from orchestrator.contract.pool import ForwardingSettings, Generation, PoolForwarding
 from orchestrator.contract.report import PoolCensus
 from orchestrator.contract.snapshot import RedirectorSnapshot
 from orchestrator.contract.vip import FlowHash
 
+#: No generation's number.
+NOTHING = 0
+
 
 @dataclass(frozen=True, slots=True)
 class _PoolRows:
-    """A pool's live generations, newest first, and the owners of rows in each."""
+    """A pool's live generations, and the owners of rows in each."""
 
     name: str
-    generations: tuple[int, ...]
-    owners: tuple["array[int]", ...]
+    newest: int
+    """The highest number."""
+    owners_now: tuple["array[int]", ...]
+    """In each site's newest generation."""
+    owners: tuple[tuple[int, "array[int]"], ...]
+    """In all of them, newest first."""
+
+    @classmethod
+    def of(cls, pool: PoolForwarding, tables: GenerationTables, settings: ForwardingSettings) -> "_PoolRows":
+        newest_first = sorted(pool.generations, key=lambda generation: -generation.number)
+        newest_by_site: dict[str, Generation] = {}
+        for generation in newest_first:
+            if generation.site is not None:
+                newest_by_site.setdefault(generation.site, generation)
+        return cls(
+            name=pool.name,
+            newest=newest_first[0].number,
+            owners_now=tuple(tables.owners(generation, settings) for generation in newest_by_site.values()),
+            owners=tuple((generation.number, tables.owners(generation, settings)) for generation in newest_first),
+        )
 
     def generation_needed(self, member_id: int, row: int) -> int | None:
-        """The newest live generation that gives the row to the member, None if no one does."""
-        for number, owners in zip(self.generations, self.owners, strict=True):
+        """The newest live generation that gives the row to the member, None if none does, `NOTHING` if none has to."""
+        if any(owners[row] == member_id for owners in self.owners_now):
+            return NOTHING
+        for number, owners in self.owners:
             if owners[row] == member_id:
                 return number
         return None
@@ -52,14 +77,7 @@ class Census:
         self._member_id = snapshot.member_id
         self._key = HashKey.from_hex(snapshot.forwarding.hash_key)
         self._row_count = snapshot.forwarding.rows
-        self._pools = {
-            pool.name: _PoolRows(
-                name=pool.name,
-                generations=tuple(generation.number for generation in pool.generations),
-                owners=tuple(tables.owners(generation, snapshot.forwarding) for generation in pool.generations),
-            )
-            for pool in snapshot.pools
-        }
+        self._pools = {pool.name: _PoolRows.of(pool, tables, snapshot.forwarding) for pool in snapshot.pools}
         self._vips = VipIndex(snapshot.vips)
         # Of the flows of the last count: a long flow is hashed once, not every second. As large as that count.
         self._places: dict[Flow, _Place] = {}
@@ -95,15 +113,14 @@ class Census:
 
     def _count_pool(self, pool: _PoolRows, rows: list[int]) -> PoolCensus:
         generations = Counter(pool.generation_needed(self._member_id, row) for row in rows)
-        newest = pool.generations[0]
         return PoolCensus(
             pool=pool.name,
-            newest_generation=newest,
+            newest_generation=pool.newest,
             flows=len(rows),
             needed={
                 number: flows
                 for number, flows in sorted((n, f) for n, f in generations.items() if n is not None)
-                if number != newest
+                if number != NOTHING
             },
             orphans=generations[None],
         )

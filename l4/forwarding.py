@@ -1,9 +1,10 @@
 """Forwarding tables: a pure function of a pool's live generations.
 
-A row's owner chain is what Maglev gave the row in the live generations, newest first, without repeats and without
-members whose host is gone, cut to the first few. The newest owner gets new flows; the others are the second chances of
-flows that began under earlier generations. No flow state exists beside this, so two nodes with equal snapshots hold
-equal tables, byte for byte, whatever their history.
+A row's owner chain is what Maglev gave the row in the live generations, in the order of the snapshot, without repeats
+and without members whose host is gone, cut to the first few. The order is newest first, the node's own site before all
+others. So the first owner gets new flows; the others are the second chances of flows that began under earlier
+generations, or at other sites. No flow state exists beside this, so two nodes with equal snapshots hold equal tables,
+byte for byte, whatever their history.
 """
 
 import hashlib
@@ -88,7 +89,7 @@ class ForwardingTable:
     pool: str
     slot: int
     generations: tuple[int, ...]
-    """Numbers of the live generations that it was built from, newest first."""
+    """Numbers of the live generations that it was built from, in the order of chains."""
     chains: bytes
     """`ROW_SIZE` bytes per row."""
     overflowed_rows: int
@@ -126,7 +127,7 @@ def pack_row(owners: Sequence[int]) -> bytes:
 
 
 def unpack_row(chains: bytes, row: int) -> tuple[int, ...]:
-    """The owners of a row, newest first."""
+    """The owners of a row, in the order of their chain."""
     return tuple(owner for owner in _ROW.unpack_from(chains, row * ROW_SIZE) if owner != NOBODY)
 
 

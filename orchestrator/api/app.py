@@ -30,6 +30,7 @@ def create_app(control: Control) -> ASGIApp:
         operate(operator.STATUS, "GET", operator_paths.status),
         operate(operator.VIPS, "GET", operator_paths.vips),
         operate(operator.POOLS, "GET", operator_paths.pools),
+        operate(operator.SITES, "GET", operator_paths.sites),
         operate(operator.NODES, "GET", operator_paths.nodes),
         operate(operator.HOSTS, "GET", operator_paths.hosts),
         operate(operator.BACKENDS, "GET", operator_paths.backends),

@@ -14,6 +14,7 @@ from orchestrator.contract.operator import (
     MAX_CONFIGURATION_BYTES,
     NODE_LIST,
     POOL_LIST,
+    SITE_LIST,
     TABLE_LIST,
     VIP_LIST,
     ApplyRequest,
@@ -21,7 +22,7 @@ from orchestrator.contract.operator import (
     TokenAnswer,
     TokenRequest,
 )
-from orchestrator.fleet import views
+from orchestrator.fleet import site_views, views
 from orchestrator.fleet.authority import OperatorIdentity
 from orchestrator.fleet.control import Control
 
@@ -47,6 +48,10 @@ async def vips(control: Control, _request: Request, _operator: OperatorIdentity)
 
 async def pools(control: Control, _request: Request, _operator: OperatorIdentity) -> Response:
     return answer_list(POOL_LIST, views.pool_views(control.present, control.board, control.wall()))
+
+
+async def sites(control: Control, _request: Request, _operator: OperatorIdentity) -> Response:
+    return answer_list(SITE_LIST, site_views.site_views(control.present, control.board))
 
 
 async def nodes(control: Control, _request: Request, _operator: OperatorIdentity) -> Response:

@@ -16,6 +16,7 @@ from orchestrator.contract.operator import (
     MemberView,
     NodeView,
     PoolView,
+    SiteView,
     StatusView,
     TableView,
     VipView,
@@ -69,6 +70,30 @@ def nodes(views: Sequence[NodeView]) -> RenderableType:
         agents = Text("\n").join(map(agent, view.agents)) if view.agents else Text("none joined", style=CARE)
         site = [view.site or "gone"] if has_sites else []
         drawn.add_row(view.name, *site, view.kind.value, str(view.address), state(view.state), agents)
+    return drawn
+
+
+def sites(views: Sequence[SiteView]) -> RenderableType:
+    drawn = table("sites", "site", "L4 nodes", "proxies", "vips announced by", "pool", "own members", "new flows go to")
+    for view in views:
+        vips = Text("\n").join(
+            Text(f"{vip}: {', '.join(by)}") if by else Text(f"{vip}: nobody", style=BAD)
+            for vip, by in view.vips.items()
+        )
+        own = "\n".join(f"{pool.active} of {pool.members} active" for pool in view.pools)
+        go = Text("\n").join(
+            Text("all sites" if pool.spills else "its own", style=CARE if pool.spills and pool.members else "")
+            for pool in view.pools
+        )
+        drawn.add_row(
+            f"{view.name}\nspills below {view.spill_below}",
+            "\n".join(view.l4_nodes),
+            "\n".join(view.proxies),
+            vips,
+            "\n".join(pool.pool for pool in view.pools),
+            own,
+            go,
+        )
     return drawn
 
 
@@ -126,14 +151,22 @@ def encapsulation(view: PoolView) -> str:
 
 
 def generations(views: Sequence[PoolView]) -> RenderableType:
-    drawn = table("generations, newest first", "pool", "number", "members (weight)", "needed by (flows)")
+    has_sites = len({generation.site for view in views for generation in view.generations}) > 1
+    site = ["site"] if has_sites else []
+    drawn = table("generations, newest first", "pool", "number", *site, "members (weight)", "needed by (flows)")
     for view in views:
         names = {member.id: member.name for member in view.members}
-        for index, generation in enumerate(view.generations):
+        in_force: dict[str | None, int] = {}
+        for generation in view.generations:
+            in_force.setdefault(generation.site, generation.number)
+        for generation in view.generations:
+            gone = generation.site is None
             members = ", ".join(f"{names.get(one.id, one.id)} ({one.weight})" for one in generation.members)
             needed = ", ".join(f"{name} ({flows})" for name, flows in generation.needed_by.items())
-            newest = Text("all new flows", style=QUIET) if index == 0 else Text("nobody: retires soon", style=QUIET)
-            drawn.add_row(view.name, str(generation.number), members or "nobody", needed or newest)
+            is_newest = not gone and in_force[generation.site] == generation.number
+            otherwise = Text("all new flows" if is_newest else "nobody: retires soon", style=QUIET)
+            where = [generation.site or Text("gone", style=QUIET)] if has_sites else []
+            drawn.add_row(view.name, str(generation.number), *where, members or "nobody", needed or otherwise)
     return drawn
 
 

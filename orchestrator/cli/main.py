@@ -34,7 +34,10 @@ main = Edgectl(
     callback=before_command,
     lazy={
         "status": ("orchestrator.cli.views:status", "The fleet at a glance."),
-        "get": ("orchestrator.cli.views:get", "List VIPs, pools, nodes, hosts, backends, drains, generations, tables."),
+        "get": (
+            "orchestrator.cli.views:get",
+            "List VIPs, pools, sites, nodes, hosts, backends, drains, generations, tables.",
+        ),
         "apply": ("orchestrator.cli.apply:apply", "Make a configuration directory the fleet's configuration."),
         "drain": ("orchestrator.cli.drain:drain", "Take a proxy out of new flows, and wait until its old ones ended."),
         "undrain": ("orchestrator.cli.drain:undrain", "Give a drained proxy new flows again."),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.contract.base import Contract
 
 #: What `get` knows. `table` and its plural mean the same.
-KINDS = ("vips", "pools", "nodes", "hosts", "backends", "drains", "generations", "table")
+KINDS = ("vips", "pools", "sites", "nodes", "hosts", "backends", "drains", "generations", "table")
 ALIASES = {kind.removesuffix("s"): kind for kind in KINDS if kind != "table"} | {"tables": "table"}
 
 
@@ -49,9 +49,10 @@ def status(invocation: Invocation) -> None:
 Examples:
   edgectl get nodes
   edgectl get pool edge
+  edgectl get sites                         what each announces, and whether it spills to other sites' members
   edgectl get generations                   which old memberships are kept, and for whose flows
   edgectl get table --node l4-1             the forwarding table, as read back from its kernel
-  edgectl get table --node l4-1 --digest    only its SHA-256: equal on all L4 nodes
+  edgectl get table --node l4-1 --digest    only its SHA-256: equal on all L4 nodes of a site
 """
 )
 @click.argument("kind", type=Kind(KINDS))
@@ -81,6 +82,8 @@ def _get_list(invocation: Invocation, kind: str, name: str | None) -> None:
         match kind:
             case "vips":
                 return await api.listed(operator.VIPS, operator.VIP_LIST)
+            case "sites":
+                return await api.listed(operator.SITES, operator.SITE_LIST)
             case "nodes":
                 return await api.listed(operator.NODES, operator.NODE_LIST)
             case "hosts":

@@ -23,6 +23,8 @@ VIPS = "/v1/vips"
 """GET → [VipView]."""
 POOLS = "/v1/pools"
 """GET → [PoolView]."""
+SITES = "/v1/sites"
+"""GET → [SiteView]."""
 NODES = "/v1/nodes"
 """GET → [NodeView]."""
 HOSTS = "/v1/hosts"
@@ -106,6 +108,33 @@ class NodeView(Contract):
     """Of a proxy that is a member of a pool; None for L4 nodes."""
 
 
+class SitePoolView(Contract):
+    """A pool, as a site's L4 nodes give new flows of it."""
+
+    pool: Name
+    generation: int
+    """By which they do."""
+    members: int
+    """Its own, of a weight above 0."""
+    active: int
+    """Of these: those that new flows can be given to."""
+    spills: bool
+    """New flows go to other sites' members as well, or only."""
+
+
+class SiteView(Contract):
+    """A place where nodes are."""
+
+    name: Name
+    spill_below: int
+    l4_nodes: tuple[Name, ...]
+    proxies: tuple[Name, ...]
+    vips: dict[Name, tuple[Name, ...]]
+    """VIPs that are to be announced here → the site's L4 nodes that report announcing them."""
+    pools: tuple[SitePoolView, ...]
+    """Those whose VIPs are announced here."""
+
+
 class MemberView(Contract):
     """A member of a pool."""
 
@@ -137,9 +166,11 @@ class GenerationView(Contract):
     """A live generation."""
 
     number: int
+    site: Name | None
+    """Whose L4 nodes give new flows by it, or gave; None: the site is gone."""
     members: tuple[GenerationMember, ...]
     needed_by: dict[Name, int]
-    """Member → flows that only this generation brings to it. Empty for the newest, which all new flows need."""
+    """Member → flows that only this generation brings to it. Empty for each site's newest, which all new flows need."""
 
 
 class PoolView(Contract):
@@ -298,6 +329,7 @@ class OperatorContext(Contract):
 
 VIP_LIST: TypeAdapter[tuple[VipView, ...]] = TypeAdapter(tuple[VipView, ...])
 POOL_LIST: TypeAdapter[tuple[PoolView, ...]] = TypeAdapter(tuple[PoolView, ...])
+SITE_LIST: TypeAdapter[tuple[SiteView, ...]] = TypeAdapter(tuple[SiteView, ...])
 NODE_LIST: TypeAdapter[tuple[NodeView, ...]] = TypeAdapter(tuple[NodeView, ...])
 HOST_LIST: TypeAdapter[tuple[HostView, ...]] = TypeAdapter(tuple[HostView, ...])
 BACKEND_LIST: TypeAdapter[tuple[BackendView, ...]] = TypeAdapter(tuple[BackendView, ...])

@@ -76,8 +76,9 @@ class Generation(Contract):
 
     number: Annotated[int, Field(ge=1)]
     """Grows by one with every change of the pool; unique in the pool, whatever the site."""
-    site: Name = DEFAULT_SITE
-    """Whose L4 nodes give new flows by it. Those of other sites know it for the flows that come to them later."""
+    site: Name | None = DEFAULT_SITE
+    """Whose L4 nodes give new flows by it, while it is the site's newest. Those of other sites know it for the flows
+    that come to them later. None: of a site that is gone; nobody gives new flows by it any more."""
     members: tuple[GenerationMember, ...]
     """Sorted by id. Empty only if nothing may take new flows."""
 

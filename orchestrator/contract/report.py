@@ -86,7 +86,8 @@ class PoolCensus(Contract):
     flows: int
     """All flows of the pool's VIPs that this host holds."""
     needed: dict[int, int]
-    """Generation number → flows in rows that this member no longer owns, and that this generation gave it last."""
+    """Generation number → flows in rows that no site's newest generation gives this member, and that this one gave it
+    last."""
     orphans: int = 0
     """Flows in rows that no live generation gave this member: nothing can bring their packets here any more."""
 

@@ -77,7 +77,8 @@ class LiveGeneration(Contract):
 
     generation: Generation
     revision: int
-    """An agent that has applied this revision, or a later one, knows the generation."""
+    """An agent that has applied this revision, or a later one, knows the generation. Of a site that is gone: knows that
+    it is."""
 
 
 class FleetPool(Contract):
@@ -86,7 +87,7 @@ class FleetPool(Contract):
     name: Name
     slot: Annotated[int, Field(ge=0, le=255)]
     generations: Annotated[tuple[LiveGeneration, ...], Field(min_length=1, max_length=MAX_LIVE_GENERATIONS)]
-    """Newest first."""
+    """Newest first, of all sites. Each site's own newest is the one that its L4 nodes give new flows by."""
     joining: dict[Identifier, int] = Field(default_factory=dict)
     """Member → revision that its agents, and its fellows' redirectors, must have applied before it is given rows.
 
@@ -94,7 +95,22 @@ class FleetPool(Contract):
 
     @property
     def newest(self) -> LiveGeneration:
+        """Of all sites."""
         return self.generations[0]
+
+    @property
+    def newest_by_site(self) -> dict[str, LiveGeneration]:
+        """Those that new flows are given by."""
+        found: dict[str, LiveGeneration] = {}
+        for live in self.generations:
+            if live.generation.site is not None:
+                found.setdefault(live.generation.site, live)
+        return found
+
+    @property
+    def serving_ids(self) -> frozenset[int]:
+        """Members that a site gives new flows to."""
+        return frozenset[int]().union(*(live.generation.ids for live in self.newest_by_site.values()))
 
     @property
     def known_ids(self) -> frozenset[int]:
@@ -125,6 +141,8 @@ class FleetState(Contract):
     vip_ids: dict[Name, Identifier] = Field(default_factory=dict)
     """VIPs that are gone keep their id: it is never another VIP's."""
     guard: GuardState = GuardState()
+    last_generation: int = 0
+    """The highest number in pools that are gone: another pool of such a name begins above it."""
     last_member_id: int = 0
     last_l4_id: int = 0
 

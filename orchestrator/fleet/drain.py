@@ -25,6 +25,7 @@ from orchestrator.contract.operator import CAPACITY_GUARD
 from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.document import Drain, FleetMember, FleetRefused, FleetState
 from orchestrator.fleet.membership import active_members, regenerate
+from orchestrator.fleet.serving import serving
 
 
 def start(
@@ -129,6 +130,9 @@ def _guard(fleet: FleetState, configuration: Configuration, name: str) -> None:
         if name not in pool.weights:
             continue
         active = active_members(fleet, pool)
+        if len(active) < pool.min_active and name not in {member.name for member in active}:
+            # Those who join are what the pool will have in a moment: another site's, say, for one that has none left.
+            active = serving(fleet, pool)
         left = [member for member in active if member.name != name]
         if len(left) < len(active) and len(left) < pool.min_active:
             others = ", ".join(

@@ -53,7 +53,7 @@ def judge(fleet: FleetState, configuration: Configuration, board: ReportBoard, *
     """The fleet with the health that the nodes' votes give its members; `wall` is Unix time."""
     votes = votes_by_member(fleet, configuration, board)
     probed = {node for pool in configuration.pools if pool.probe is not None for node in pool.weights}
-    in_service = frozenset[int]().union(*({member.id for member in pool.newest_members()} for pool in fleet.pools))
+    in_service = frozenset[int]().union(*(pool.serving_ids for pool in fleet.pools))
     slow_start_s = _slow_starts(configuration)
     members = tuple(
         _judged(

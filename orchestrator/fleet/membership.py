@@ -1,4 +1,4 @@
-"""Membership: from configuration and the members' states to the newest generation of each pool. Pure functions.
+"""Membership: from configuration and the members' states to each site's newest generation of each pool. Pure functions.
 
 Every function takes a fleet and returns the next one, to be saved as revision `fleet.revision + 1`.
 """
@@ -25,6 +25,7 @@ from orchestrator.fleet.document import (
     next_identifier,
 )
 from orchestrator.fleet.serving import meant_to_serve, serving, weighted
+from orchestrator.fleet.sites import members_by_site, site_of_members
 
 #: Slots in the kernel's array of tables.
 MAX_SLOTS = 256
@@ -101,10 +102,11 @@ def regenerate(
     *,
     ready: Collection[tuple[str, int]] = (),
 ) -> FleetState:
-    """A new generation for each pool whose serving members or their weights (`serving`) are others than in its newest.
+    """A new generation for each pool and site whose serving members or their weights (`serving`) are others than in its
+    newest one.
 
-    Who is not in the newest generation joins first: it comes into one when `ready` names it (pool, member id). The
-    first generation of a pool takes everybody at once: there is no flow yet that could be lost. A member of weight 0 is
+    Who is in no site's newest generation joins first: it comes into one when `ready` names it (pool, member id). The
+    first generations of a pool take everybody at once: there is no flow yet that could be lost. A member of weight 0 is
     in no new generation, like one that drains; it is known as long as the configuration or a live generation names it.
     `waits_for`: pool → whose flows its generations wait for, in words, for the refusal when 64 are live. Forgets pools
     that the configuration does not name, and members that nothing knows any more. Raises FleetRefused.
@@ -112,42 +114,94 @@ def regenerate(
     revision = fleet.revision + 1
     pools: list[FleetPool] = []
     kept = {pool.name: pool for pool in fleet.pools if configuration.pool(pool.name) is not None}
+    gone = [pool.newest.generation.number for pool in fleet.pools if pool.name not in kept]
+    last_generation = max((fleet.last_generation, *gone))
     room = MAX_GENERATION_MEMBERS - generation_members(fleet)
     slots = {pool.slot for pool in kept.values()}
+    sites = site_of_members(fleet, configuration)
     for configured in configuration.pools:
         wanted = serving(fleet, configured)
         pool = kept.get(configured.name)
         if pool is None:
             slot = _free_slot(slots)
             slots.add(slot)
-            # Above every number that a pool of this name had before: numbers never exceed the revision of their time.
-            first = LiveGeneration(
-                generation=Generation(number=revision, members=weighted(wanted, configured)), revision=revision
+            everybody = {member.id for member in wanted}
+            by_site = members_by_site(configuration, configured.name, wanted, sites, everybody)
+            # Above every number that a pool of this name had before.
+            number = max(revision, last_generation + 1)
+            generations = tuple(
+                LiveGeneration(
+                    generation=Generation(number=number + place, site=site, members=weighted(members, configured)),
+                    revision=revision,
+                )
+                for place, (site, members) in enumerate(by_site.items())
             )
-            pools.append(FleetPool(name=configured.name, slot=slot, generations=(first,)))
+            pools.append(FleetPool(name=configured.name, slot=slot, generations=generations[::-1]))
             continue
-        present = {member.id for member in pool.newest_members()}
-        newcomers = {member.id for member in wanted} - present
+        present = pool.serving_ids
+        admitted = present.union(number for name, number in ready if name == pool.name)
+        by_site = members_by_site(configuration, configured.name, wanted, sites, admitted)
+        newcomers = {member.id for members in by_site.values() for member in members} - present
         joining = {
             number: pool.joining.get(number, revision)
             for number in sorted(newcomers)
             if (pool.name, number) not in ready
         }
-        members = weighted([member for member in wanted if member.id not in joining], configured)
         if joining != pool.joining:
             pool = pool.model_copy(update={"joining": joining})
-        if pool.newest_members() != members:
+        for site, members in _changes(pool, configured, by_site):
             room -= len(members)
-            pool = _with_generation(pool, members, revision, waits_for or {}, room=room)
-        pools.append(pool)
+            pool = _with_generation(pool, site, members, revision, waits_for or {}, room=room)
+        pools.append(_without_sites_that_are_gone(pool, by_site, revision))
     named = {node.name for node in configuration.nodes}
     known = frozenset[int]().union(*(pool.known_ids for pool in pools))
     members_left = tuple(member for member in fleet.members if member.name in named or member.id in known)
-    return fleet.model_copy(update={"pools": tuple(pools), "members": members_left})
+    return fleet.model_copy(update={"pools": tuple(pools), "members": members_left, "last_generation": last_generation})
+
+
+def _changes(
+    pool: FleetPool, configured: ConfiguredPool, by_site: Mapping[str, tuple[FleetMember, ...]]
+) -> list[tuple[str, tuple[GenerationMember, ...]]]:
+    """Site → members of the generation that it needs now, for those that need one."""
+    newest = pool.newest_by_site
+    rows_for: dict[str, tuple[GenerationMember, ...]] = {}
+    changed = []
+    for site, members in by_site.items():
+        ready = [member for member in members if member.id not in pool.joining]
+        rows_for[site] = weighted(ready, configured)
+        present = newest.get(site)
+        if present is not None and members and not ready:
+            # Better those who leave, for the moment that it takes until the first of the others is ready.
+            rows_for[site] = present.generation.members
+        if present is None or present.generation.members != rows_for[site]:
+            changed.append(site)
+    if not changed and newest.keys() - by_site.keys():
+        # Who knows this generation knows that a site is gone: until then its L4 nodes may give new flows.
+        changed.append(next(iter(by_site)))
+    return [(site, rows_for[site]) for site in changed]
+
+
+def _without_sites_that_are_gone(pool: FleetPool, by_site: Collection[str], revision: int) -> FleetPool:
+    """Their generations live on for their flows, which may come to any site now, and none is a site's newest."""
+    if not pool.newest_by_site.keys() - set(by_site):
+        return pool
+    generations = tuple(
+        live
+        if live.generation.site is None or live.generation.site in by_site
+        else LiveGeneration(generation=live.generation.model_copy(update={"site": None}), revision=revision)
+        for live in pool.generations
+    )
+    return pool.model_copy(update={"generations": generations})
 
 
 def _with_generation(
-    pool: FleetPool, members: tuple[GenerationMember, ...], revision: int, waits_for: Mapping[str, str], *, room: int
+    pool: FleetPool,
+    site: str,
+    members: tuple[GenerationMember, ...],
+    revision: int,
+    waits_for: Mapping[str, str],
+    *,
+    room: int,
 ) -> FleetPool:
     why = waits_for.get(pool.name, "the next census")
     if room < 0:
@@ -163,7 +217,7 @@ def _with_generation(
             f"pool {pool.name} has {MAX_LIVE_GENERATIONS} live generations, and waits for {why}",
             "try again when they have ended; `edgectl get pools` shows who needs which generation",
         )
-    newest = Generation(number=pool.newest.generation.number + 1, members=members)
+    newest = Generation(number=pool.newest.generation.number + 1, site=site, members=members)
     live = LiveGeneration(generation=newest, revision=revision)
     return pool.model_copy(update={"generations": (live, *pool.generations)})
 

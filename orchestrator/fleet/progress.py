@@ -86,9 +86,11 @@ def retirable(
 ) -> frozenset[int]:
     """Numbers of generations that nobody needs, as far as complete and fresh censuses tell. `wall` is Unix time.
 
-    Only those that are older than a *settled* generation: one that all balancers give new flows by, or a newer one,
-    and that all censuses know. No flow begins under an older one any more, and a flow that came to need none of them
-    will not need one later. So generations are retired also while newer ones come faster than they can settle.
+    Only those that are older than their site's *settled* generation: one that all its balancers give new flows by, or
+    a newer one, and that all censuses know. No flow begins under an older one any more, and a flow that came to need
+    none of them will not need one later. So generations are retired also while newer ones come faster than they can
+    settle. Those of a site that is gone are older than any generation that all balancers and censuses know, and that
+    was made when it went, or later.
     Also kept is the last that names a member which has left the configuration while flows that nobody counts have
     time: with it the L4 nodes would forget where to send them.
     """
@@ -97,8 +99,22 @@ def retirable(
     settled = _settled(fleet, configuration, board, pool)
     needed = needs(fleet, configuration, board, pool)
     kept = _last_of_leaving(fleet, configuration, board, pool, wall)
-    numbers = (live.generation.number for live in pool.generations)
-    return frozenset(number for number in numbers if number < settled and not needed[number] and number not in kept)
+    known = [live for live in pool.generations if live.generation.number <= settled]
+    newest_known: dict[str | None, int] = {}
+    for live in known:
+        newest_known.setdefault(live.generation.site, live.generation.number)
+
+    def is_past(live: LiveGeneration) -> bool:
+        if live.generation.site is not None:
+            return live.generation.number < newest_known.get(live.generation.site, 0)
+        return any(
+            other.generation.site is not None and other.revision >= live.revision
+            for other in known
+            if other.generation.number > live.generation.number
+        )
+
+    past = (live.generation.number for live in pool.generations if is_past(live))
+    return frozenset(number for number in past if not needed[number] and number not in kept)
 
 
 def waits_for(fleet: FleetState, configuration: Configuration, board: ReportBoard) -> dict[str, str]:
@@ -253,7 +269,10 @@ def _last_of_leaving(
 
 
 def _settled(fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool) -> int:
-    """Number of the newest settled generation; 0 if somebody has not been heard."""
+    """Number of the newest generation, of all sites, up to which everybody knows all; 0 if somebody was not heard.
+
+    Balancers of all sites are waited for: one may have been at another site a moment ago.
+    """
 
     def applied(node: str, role: AgentRole) -> int:
         report = board.fresh(node, role)
@@ -293,13 +312,35 @@ def _not_applied(board: ReportBoard, node: str, role: AgentRole, revision: int, 
 
 
 def _left(pool: FleetPool, member: FleetMember) -> LiveGeneration | None:
-    """The generation that took the member out: the oldest of the newest ones that are without it."""
-    found = None
-    for live in pool.generations:
-        if member.id in live.generation.ids:
-            break
-        found = live
-    return found
+    """The generation that took the member out: the oldest of its site's newest ones that are without it.
+
+    Of all sites the last; None while a site has none. Of sites that are gone, the one by which that is known.
+    """
+    left = []
+    for site in pool.newest_by_site:
+        found = None
+        for live in pool.generations:
+            if live.generation.site == site:
+                if member.id in live.generation.ids:
+                    break
+                found = live
+        if found is None:
+            return None
+        left.append(found)
+    last = max(left, key=lambda live: live.generation.number)
+    gone_at = max(
+        (
+            live.revision
+            for live in pool.generations
+            if live.generation.site is None and member.id in live.generation.ids
+        ),
+        default=0,
+    )
+    if gone_at <= last.revision:
+        return last
+    return next(
+        live for live in pool.generations[::-1] if live.generation.site is not None and live.revision >= gone_at
+    )
 
 
 def _belongs(configuration: Configuration, pool: FleetPool, member: FleetMember) -> bool:

@@ -48,8 +48,8 @@ class Compilation:
     def __init__(self, fleet: FleetState, configuration: Configuration) -> None:
         self.fleet = fleet
         self.configuration = configuration
-        self._pools: dict[str, PoolForwarding] = {}
-        self._texts: dict[str, bytes] = {}
+        self._pools: dict[tuple[str, str | None], PoolForwarding] = {}
+        self._texts: dict[tuple[str, str | None], bytes] = {}
 
     def __repr__(self) -> str:
         return f"Compilation(revision {self.fleet.revision})"
@@ -72,7 +72,8 @@ class Compilation:
         if isinstance(snapshot, ProxySnapshot):
             return snapshot.model_dump_json().encode()
         rest = snapshot.model_dump_json(exclude={"pools"}).encode()
-        pools = b",".join(self._pool_text(pool) for pool in snapshot.pools)
+        site = snapshot.site if isinstance(snapshot, BalancerSnapshot) else None
+        pools = b",".join(self._pool_text(pool.name, site) for pool in snapshot.pools)
         return b"".join((rest[:-1], b',"pools":[', pools, b"]}"))
 
     def _balancer(self, node: ConfiguredNode) -> BalancerSnapshot:
@@ -88,7 +89,7 @@ class Compilation:
                 "fib": node.fib,
                 "forwarding": self._forwarding,
                 "vips": tuple(self._vips[vip.name] for vip in vips),
-                "pools": tuple(self._pool(pool) for pool in self.fleet.pools),
+                "pools": tuple(self._pool(pool.name, node.site) for pool in self.fleet.pools),
                 "bgp": node.bgp,
                 "guard": self._guard.model_copy(update={"limits": self._limits({vip.name for vip in vips})}),
             }
@@ -106,7 +107,7 @@ class Compilation:
             address=member.address,
             forwarding=self._forwarding,
             vips=tuple(vip for vip in self._vips.values() if vip.pool in names),
-            pools=tuple(self._pool(pool) for pool in pools),
+            pools=tuple(self._pool(pool.name, None) for pool in pools),
             tunnel_sources=tuple(sorted(sources, key=lambda address: (address.version, int(address)))),
             l4_nodes=self._l4_nodes,
         )
@@ -139,15 +140,17 @@ class Compilation:
         """Pools that the member is configured for, or that a live generation has it in."""
         return tuple(pool for pool in self.fleet.pools if member.id in self._ids_of[pool.name])
 
-    def _pool(self, pool: FleetPool) -> PoolForwarding:
-        if pool.name not in self._pools:
-            configured = self.configuration.pool(pool.name)
+    def _pool(self, name: str, site: str | None) -> PoolForwarding:
+        """As this site's L4 nodes are sent it; None: as members are, whose site does not matter."""
+        pool, of_pool = self._fleet_pools[name], self._pools.get((name, None))
+        if of_pool is None:
+            configured = self.configuration.pool(name)
             if configured is None:
-                raise ValueError(f"pool {pool.name} is not configured: `membership.regenerate` keeps no such pool")
-            known = self._ids_of[pool.name]
+                raise ValueError(f"pool {name} is not configured: `membership.regenerate` keeps no such pool")
+            known = self._ids_of[name]
             all_stay = is_panicking(self.fleet, configured)
-            self._pools[pool.name] = PoolForwarding(
-                name=pool.name,
+            of_pool = self._pools[name, None] = PoolForwarding(
+                name=name,
                 slot=pool.slot,
                 redirectors=configured.redirectors,
                 encapsulation=configured.encapsulation,
@@ -165,12 +168,26 @@ class Compilation:
                 ),
                 generations=tuple(live.generation for live in pool.generations),
             )
-        return self._pools[pool.name]
+        site = self._order(pool, site)
+        if (name, site) not in self._pools:
+            own_first = sorted(of_pool.generations, key=lambda generation: generation.site != site)
+            self._pools[name, site] = of_pool.model_copy(update={"generations": tuple(own_first)})
+        return self._pools[name, site]
 
-    def _pool_text(self, pool: PoolForwarding) -> bytes:
-        if pool.name not in self._texts:
-            self._texts[pool.name] = _POOL.dump_json(pool)
-        return self._texts[pool.name]
+    def _pool_text(self, name: str, site: str | None) -> bytes:
+        site = self._order(self._fleet_pools[name], site)
+        if (name, site) not in self._texts:
+            self._texts[name, site] = _POOL.dump_json(self._pool(name, site))
+        return self._texts[name, site]
+
+    def _order(self, pool: FleetPool, site: str | None) -> str | None:
+        """Whose generations come first; None if all are in one order anyway."""
+        sites = {live.generation.site for live in pool.generations}
+        return site if site in sites and len(sites) > 1 else None
+
+    @cached_property
+    def _fleet_pools(self) -> dict[str, FleetPool]:
+        return {pool.name: pool for pool in self.fleet.pools}
 
     @cached_property
     def _members(self) -> dict[str, FleetMember]:

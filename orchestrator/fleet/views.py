@@ -33,6 +33,7 @@ from orchestrator.fleet.progress import all_joining_obstacles, drain_obstacles, 
 from orchestrator.fleet.reports import ReportBoard
 from orchestrator.fleet.roles import expected_roles
 from orchestrator.fleet.serving import is_panicking
+from orchestrator.fleet.site_views import site_warnings
 from orchestrator.fleet.uncounted import all_uncounted_vips
 
 #: How long before its end a host's certificate is warned about.
@@ -48,7 +49,7 @@ def status_view(present: Present, board: ReportBoard, wall: float) -> StatusView
         pools=pool_views(present, board, wall),
         vips=vip_views(present, board),
         drains=drain_views(present, board, wall),
-        warnings=(*health_warnings(present, board, wall), *_warnings(present, board)),
+        warnings=(*health_warnings(present, board, wall), *site_warnings(present), *_warnings(present, board)),
     )
 
 
@@ -101,6 +102,7 @@ def pool_views(present: Present, board: ReportBoard, wall: float) -> tuple[PoolV
                 generations=tuple(
                     GenerationView(
                         number=live.generation.number,
+                        site=live.generation.site,
                         members=live.generation.members,
                         needed_by=needed[live.generation.number],
                     )

@@ -88,6 +88,38 @@ def counted(found: list[Flow], *memberships: tuple[int, set[int]]) -> PoolCensus
     return census
 
 
+def counted_at_sites(found: list[Flow], *memberships: tuple[int, str | None, set[int]]) -> PoolCensus:
+    """Generations newest first as (number, site, members)."""
+    made = snapshot(*((number, members) for number, _, members in memberships))
+    (pool,) = made.pools
+    generations = tuple(
+        generation.model_copy(update={"site": site})
+        for generation, (_, site, _) in zip(pool.generations, memberships, strict=True)
+    )
+    made = made.model_copy(update={"pools": (pool.model_copy(update={"generations": generations}),)})
+    (census,) = Census(made, GenerationTables()).count(found)
+    return census
+
+
+def test_flows_in_rows_that_any_sites_newest_generation_gives_us_need_nothing() -> None:
+    ours = [flow for flow in flows(60) if owner(flow, {1, 2}) == ME]
+    found = counted_at_sites(ours, (6, "east", {1}), (5, "west", {1, 2}), (4, "east", {1, 2}))
+    assert (found.newest_generation, found.needed, found.orphans) == (6, {}, 0)
+
+
+def test_otherwise_the_newest_generation_of_whichever_site_is_needed() -> None:
+    ours = [flow for flow in flows(60) if owner(flow, {1, 2}) == ME]
+    found = counted_at_sites(
+        ours, (8, "west", {3}), (7, "east", {1}), (6, "west", {1, 2}), (5, "east", {1, 2}), (4, "east", {1, 2, 3})
+    )
+    assert found.needed == {6: len(ours)}
+
+
+def test_the_newest_generation_of_a_site_that_is_gone_is_needed_like_any_other() -> None:
+    ours = [flow for flow in flows(60) if owner(flow, {1, 2}) == ME]
+    assert counted_at_sites(ours, (6, "east", {1}), (5, None, {1, 2}), (4, "east", {1})).needed == {5: len(ours)}
+
+
 @pytest.mark.parametrize("vip", [V4, V6])
 def test_flows_in_our_own_rows_need_nothing(vip: Address) -> None:
     ours = [flow for flow in flows(60, vip) if owner(flow, {1, 2}) == ME]

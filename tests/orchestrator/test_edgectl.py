@@ -88,6 +88,7 @@ def test_status_is_drawn_for_people(fleet: LiveFleet) -> None:
     [
         ("vips", ["web-v4", "web-v6"]),
         ("pools", ["edge"]),
+        ("sites", ["main"]),
         ("nodes", ["l4-1", "l4-2", "proxy-1", "proxy-2", "proxy-3"]),
         ("hosts", ["www.example.com"]),
         ("backends", ["shop-web"]),
