@@ -77,8 +77,8 @@ async def tables(control: Control, _request: Request, _operator: OperatorIdentit
 async def start_drain(control: Control, request: Request, operator: OperatorIdentity) -> Response:
     body = await read_body(request, DrainRequest)
     name = request.path_params["name"]
-    log.info("%s asks to drain %s (deadline %s s, force %s)", operator, name, body.deadline_s, body.force)
-    return answer(await control.start_drain(name, body.deadline_s, body.force))
+    log.info("%s asks to drain %s (%s)", operator, name, in_words(body))
+    return answer(await control.start_drain(name, body))
 
 
 async def get_drain(control: Control, request: Request, _operator: OperatorIdentity) -> Response:
@@ -91,6 +91,33 @@ async def cancel_drain(control: Control, request: Request, _operator: OperatorId
 
 async def undrain(control: Control, request: Request, _operator: OperatorIdentity) -> Response:
     return answer(await control.undrain(request.path_params["name"]))
+
+
+async def start_site_drain(control: Control, request: Request, operator: OperatorIdentity) -> Response:
+    body = await read_body(request, DrainRequest)
+    site = request.path_params["name"]
+    log.info("%s asks to drain site %s (%s)", operator, site, in_words(body))
+    return answer_list(DRAIN_LIST, await control.start_l4_drains(control.l4_nodes_of_site(site), body))
+
+
+async def get_site_drain(control: Control, request: Request, _operator: OperatorIdentity) -> Response:
+    names = control.l4_nodes_of_site(request.path_params["name"])
+    return answer_list(DRAIN_LIST, tuple(map(control.drain_of, names)))
+
+
+async def cancel_site_drain(control: Control, request: Request, _operator: OperatorIdentity) -> Response:
+    names = control.l4_nodes_of_site(request.path_params["name"])
+    return answer_list(DRAIN_LIST, await control.cancel_l4_drains(names))
+
+
+async def undrain_site(control: Control, request: Request, _operator: OperatorIdentity) -> Response:
+    names = control.l4_nodes_of_site(request.path_params["name"])
+    return answer_list(DRAIN_LIST, await control.undrain_l4(names))
+
+
+def in_words(request: DrainRequest) -> str:
+    """For the log."""
+    return f"deadline {request.deadline_s} s, force {request.force}, go dark {request.go_dark}"
 
 
 async def issue_token(control: Control, request: Request, _operator: OperatorIdentity) -> Response:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.drain_watch import in_words
+from orchestrator.cli.drain_words import in_words
 from orchestrator.cli.drawings import BAD, GOOD, QUIET, table
 from orchestrator.cli.terminal import Terminal
 from orchestrator.contract.operator import DrainView

@@ -1,4 +1,4 @@
-"""Watching a drain until it has ended: a bar of open flows on a terminal, lines elsewhere."""
+"""Watching drains until they have ended: a bar for each node on a terminal, lines elsewhere."""
 
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -6,11 +6,14 @@ from typing import Final, Protocol, Self
 import trio
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from orchestrator.cli.drain_subject import DrainSubject
+from orchestrator.cli.drain_words import in_words, packets
 from orchestrator.cli.drawings import flows
 from orchestrator.cli.fleet_api import FleetApi
 from orchestrator.cli.terminal import Terminal
 from orchestrator.contract.backoff import Backoff
 from orchestrator.contract.connection import OrchestratorUnreachable
+from orchestrator.contract.node import NodeKind
 from orchestrator.contract.operator import DrainRequest, DrainView
 from orchestrator.contract.pool import MemberState
 
@@ -20,12 +23,12 @@ POLL_S: Final = 0.5
 #: How long the orchestrators may be away while a drain is watched. An upgrade of theirs takes less.
 MAX_AWAY_S: Final = 60.0
 
-#: How long a member may take to join while one waits for it. Its agents apply a snapshot within a second or two.
+#: How long a node may take to join while one waits for it. Its agents apply a snapshot within a second or two.
 JOINING_S: Final = 30.0
 
 
 class Watcher(Protocol):
-    """Shows a drain while it goes on. A context manager."""
+    """Shows drains while they go on. A context manager."""
 
     def __enter__(self) -> Self: ...
 
@@ -41,36 +44,45 @@ class Watcher(Protocol):
 class DrainWatch:
     """One `edgectl drain`: begins the drain (or takes a running one over), and watches it to its end."""
 
-    def __init__(self, node: str, request: DrainRequest, terminal: Terminal) -> None:
-        self._node = node
+    def __init__(self, subject: DrainSubject, request: DrainRequest, terminal: Terminal) -> None:
+        self._subject = subject
         self._request = request
         self._terminal = terminal
         self.begun = False
         """Whether the orchestrator has confirmed the drain."""
 
-    async def run(self, api: FleetApi) -> DrainView:
-        """The drain's last view: drained, active again (someone cancelled it), or overdue.
+    async def run(self, api: FleetApi) -> tuple[DrainView, ...]:
+        """The last views: all drained, or active again (someone cancelled it), or one overdue.
 
         Raises OrchestratorRefused; OrchestratorUnreachable when nobody answered for `MAX_AWAY_S`.
         """
-        view = await api.drain(self._node, self._request)
+        views = await self._subject.start(api, self._request)
         self.begun = True
         with watcher(self._terminal) as shown:
-            shown.show(view)
-            while view.state is MemberState.DRAINING and not view.overdue:
+            _show(shown, views)
+            while _goes_on(views, MemberState.DRAINING) and not any(view.overdue for view in views):
                 await trio.sleep(POLL_S)
-                view = await _look(api, self._node, shown)
-                shown.show(view)
-        return view
+                views = await _look(api, self._subject, shown)
+                _show(shown, views)
+        return views
 
 
-async def _look(api: FleetApi, node: str, shown: Watcher) -> DrainView:
+def _show(shown: Watcher, views: tuple[DrainView, ...]) -> None:
+    for view in views:
+        shown.show(view)
+
+
+def _goes_on(views: tuple[DrainView, ...], state: MemberState) -> bool:
+    return any(view.state is state for view in views)
+
+
+async def _look(api: FleetApi, subject: DrainSubject, shown: Watcher) -> tuple[DrainView, ...]:
     """Raises OrchestratorUnreachable when nobody answered for `MAX_AWAY_S`."""
     backoff = Backoff()
     away_s = 0.0
     while True:
         try:
-            return await api.drain_view(node)
+            return await subject.look(api)
         except OrchestratorUnreachable as error:
             if away_s >= MAX_AWAY_S:
                 raise
@@ -80,15 +92,17 @@ async def _look(api: FleetApi, node: str, shown: Watcher) -> DrainView:
             await trio.sleep(wait_s)
 
 
-async def watch_joining(api: FleetApi, view: DrainView, terminal: Terminal) -> DrainView:
-    """The last view of a member that joins: active, or joining still after `JOINING_S`. Raises as `DrainWatch.run`."""
+async def watch_joining(
+    api: FleetApi, subject: DrainSubject, views: tuple[DrainView, ...], terminal: Terminal
+) -> tuple[DrainView, ...]:
+    """The last views of who joins: active, or joining still after `JOINING_S`. Raises as `DrainWatch.run`."""
     until = trio.current_time() + JOINING_S
     with Lines(terminal) as shown:
-        while view.state is MemberState.JOINING and trio.current_time() < until:
-            shown.show(view)
+        while _goes_on(views, MemberState.JOINING) and trio.current_time() < until:
+            _show(shown, views)
             await trio.sleep(POLL_S)
-            view = await _look(api, view.node, shown)
-    return view
+            views = await _look(api, subject, shown)
+    return views
 
 
 def watcher(terminal: Terminal) -> Watcher:
@@ -99,7 +113,7 @@ def watcher(terminal: Terminal) -> Watcher:
 
 
 class Bar:
-    """A progress bar that counts the flows still open."""
+    """A progress bar for each node: of the flows still open, or an L4 node's packets."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._progress = Progress(
@@ -111,8 +125,8 @@ class Bar:
             console=terminal.err,
             transient=True,
         )
-        self._task: TaskID | None = None
-        self._most = 0
+        self._tasks: dict[str, TaskID] = {}
+        self._most: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -124,16 +138,18 @@ class Bar:
         self._progress.stop()
 
     def show(self, view: DrainView) -> None:
-        if self._task is None:
-            self._task = self._progress.add_task(f"draining {view.node}", total=None, open="", waits="")
-        open_now = view.flows_open if view.flows_open is not None else self._most
+        if view.node not in self._tasks:
+            self._tasks[view.node] = self._progress.add_task(f"draining {view.node}", total=None, open="", waits="")
+        is_l4 = view.kind is NodeKind.L4
+        left = view.packets_per_s if is_l4 else view.flows_open
+        left = left if left is not None else self._most.get(view.node, 0)
         # Flows may begin until every L4 node has the new table: the bar is full at the most that were seen.
-        self._most = max(self._most, view.flows_at_start or 0, open_now)
+        most = self._most[view.node] = max(self._most.get(view.node, 0), view.flows_at_start or 0, left)
         self._progress.update(
-            self._task,
-            total=self._most or None,
-            completed=self._most - open_now,
-            open=f"{flows(view)} flows open",
+            self._tasks[view.node],
+            total=most or None,
+            completed=most - left,
+            open=packets(view) if is_l4 else f"{flows(view)} flows open",
             waits="; ".join(view.blocked_by),
         )
 
@@ -146,7 +162,7 @@ class Lines:
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
-        self._last: DrainView | None = None
+        self._last: dict[str, DrainView] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -157,35 +173,9 @@ class Lines:
         return None
 
     def show(self, view: DrainView) -> None:
-        if view != self._last:
+        if view != self._last.get(view.node):
             self._terminal.progress_line(view.model_dump(mode="json"), in_words(view))
-        self._last = view
+        self._last[view.node] = view
 
     def say(self, text: str) -> None:
         self._terminal.progress_line({"note": text}, text)
-
-
-def seconds_taken(view: DrainView) -> float | None:
-    """How long the drain took; None while it goes on."""
-    if view.started_at is None or view.drained_at is None:
-        return None
-    return round(view.drained_at - view.started_at, 3)
-
-
-def in_words(view: DrainView) -> str:
-    """Where a drain stands, in one line."""
-    match view.state:
-        case MemberState.JOINING:
-            waits = f" ({'; '.join(view.blocked_by)})" if view.blocked_by else ""
-            return f"{view.node} is joining: it takes new flows as soon as its agents are ready{waits}"
-        case MemberState.ACTIVE:
-            return f"{view.node} is active: it takes new flows"
-        case MemberState.DRAINED:
-            taken = seconds_taken(view)
-            after = f" after {taken:.1f} s" if taken is not None else ""
-            start = f"; {view.flows_at_start} flows were open at the start" if view.flows_at_start is not None else ""
-            unseen = f"; flows of {', '.join(view.uncounted)} cannot be counted" if view.uncounted else ""
-            return f"{view.node} is drained{after}{start}{unseen}"
-        case MemberState.DRAINING:
-            waits = f"; not drained, since {'; '.join(view.blocked_by)}" if view.blocked_by else ""
-            return f"{view.node} is draining: {flows(view)} flows open{waits}"

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.contract.node import L4DrainPhase, NodeKind
 from orchestrator.contract.operator import (
     AgentView,
     BackendView,
@@ -35,6 +36,13 @@ STATE_STYLES = {
     MemberState.ACTIVE: GOOD,
     MemberState.DRAINING: CARE,
     MemberState.DRAINED: "cyan",
+}
+
+
+L4_PHASES = {
+    L4DrainPhase.SOFT: "routers prefer others",
+    L4DrainPhase.WITHDRAWN: "withdrawn",
+    L4DrainPhase.QUIET: "quiet",
 }
 
 
@@ -235,12 +243,17 @@ def backends(views: Sequence[BackendView]) -> RenderableType:
 
 
 def drains(views: Sequence[DrainView]) -> RenderableType:
-    drawn = table("drains", "node", "state", "since", "open flows", "at start", "not drained, since")
+    drawn = table("drains", "node", "state", "since", "open flows, packets", "at start", "not drained, since")
     for view in views:
         since = duration(time.time() - view.started_at) if view.started_at is not None else ""
         overdue = Text("overdue\n", style=BAD) if view.overdue else Text()
         waits = overdue.append("\n".join(view.blocked_by), style="not bold default")
-        drawn.add_row(view.node, state(view.state), since, flows(view), count(view.flows_at_start), waits)
+        if view.kind is NodeKind.L4:
+            phase = state(view.state).append(f"\n{L4_PHASES[view.phase]}" if view.phase else "", style=QUIET)
+            rate = "?" if view.packets_per_s is None else f"{view.packets_per_s:.0f}/s"
+            drawn.add_row(view.node, phase, since, rate, "", waits)
+        else:
+            drawn.add_row(view.node, state(view.state), since, flows(view), count(view.flows_at_start), waits)
     return drawn
 
 

@@ -23,7 +23,7 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 #: Refusals by which a guard protects traffic, as opposed to questions that make no sense.
 GUARDS: Final = frozenset(
-    {operator.CAPACITY_GUARD, "generations_full", "chains_in_use"}
+    {operator.CAPACITY_GUARD, operator.LAST_ANNOUNCER, "generations_full", "chains_in_use"}
     | {operator_guard.GUARD_TOO_WIDE, operator_guard.GUARD_OWN_ADDRESS}
 )
 
@@ -63,6 +63,18 @@ class FleetApi:
     async def undrain(self, node: str) -> operator.DrainView:
         return await self._post(operator.NODE_UNDRAIN.format(name=node), None, operator.DrainView)
 
+    async def drain_site(self, site: str, request: operator.DrainRequest) -> tuple[operator.DrainView, ...]:
+        return await self._post_for_drains(operator.SITE_DRAIN.format(name=site), request)
+
+    async def site_drain_views(self, site: str) -> tuple[operator.DrainView, ...]:
+        return await self.listed(operator.SITE_DRAIN.format(name=site), operator.DRAIN_LIST)
+
+    async def cancel_site_drain(self, site: str) -> tuple[operator.DrainView, ...]:
+        return await self._post_for_drains(operator.SITE_DRAIN_CANCEL.format(name=site), None)
+
+    async def undrain_site(self, site: str) -> tuple[operator.DrainView, ...]:
+        return await self._post_for_drains(operator.SITE_UNDRAIN.format(name=site), None)
+
     async def token(self, request: operator.TokenRequest) -> operator.TokenAnswer:
         return await self._post(operator.TOKENS, request, operator.TokenAnswer)
 
@@ -98,6 +110,10 @@ class FleetApi:
     async def _post(self, path: str, question: Contract | None, answer: type[Model]) -> Model:
         body = question.model_dump_json() if question is not None else None
         return answer.model_validate_json(await self._request("POST", path, body))
+
+    async def _post_for_drains(self, path: str, question: Contract | None) -> tuple[operator.DrainView, ...]:
+        body = question.model_dump_json() if question is not None else None
+        return operator.DRAIN_LIST.validate_json(await self._request("POST", path, body))
 
     async def _request(
         self,

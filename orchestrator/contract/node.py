@@ -38,6 +38,17 @@ class Announcement(StrEnum):
     """Not at all. What still comes is forwarded."""
 
 
+class L4DrainPhase(StrEnum):
+    """How far an L4 node's drain has come."""
+
+    SOFT = "soft"
+    """Its routes are a last resort: routers prefer others."""
+    WITHDRAWN = "withdrawn"
+    """It has no routes any more, and forwards what is still on its way."""
+    QUIET = "quiet"
+    """Nothing comes any more: it is drained."""
+
+
 class AgentIdentity(Contract):
     """Who an agent is: in its certificate as the URI SAN `edgefleet://node/<node>/<role>`, CN `<node>/<role>`."""
 

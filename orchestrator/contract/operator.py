@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
-from orchestrator.contract.node import AgentRole, NodeKind
+from orchestrator.contract.node import AgentRole, L4DrainPhase, NodeKind
 from orchestrator.contract.pool import Encapsulation, GenerationMember, MemberState
 from orchestrator.contract.report import MemberProbe, Nack, TableStatus
 from orchestrator.contract.route import HostName, Route
@@ -32,16 +32,22 @@ HOSTS = "/v1/hosts"
 BACKENDS = "/v1/backends"
 """GET → [BackendView]."""
 DRAINS = "/v1/drains"
-"""GET → [DrainView] of all members that are not active."""
+"""GET → [DrainView] of all members and L4 nodes that are not active."""
 TABLES = "/v1/tables"
 """GET → [TableView]."""
 NODE_DRAIN = "/v1/nodes/{name}/drain"
 """POST DrainRequest → DrainView, idempotent (a new deadline or force is taken over); 409 `capacity_guard`,
-`generations_full`, `not_supported` (an L4 node). GET → DrainView."""
+`generations_full`; of an L4 node `last_announcer`, `not_supported` (`force`, or it speaks no BGP). GET → DrainView."""
 NODE_DRAIN_CANCEL = "/v1/nodes/{name}/drain/cancel"
-"""POST → DrainView: a draining member is active again; 409 `not_draining`."""
+"""POST → DrainView: a draining member or L4 node is active again; 409 `not_draining`."""
 NODE_UNDRAIN = "/v1/nodes/{name}/undrain"
-"""POST → DrainView: a drained (or draining) member is active again; 409 `not_drained`."""
+"""POST → DrainView: a drained (or draining) member or L4 node is active again; 409 `not_drained`."""
+SITE_DRAIN = "/v1/sites/{name}/drain"
+"""Of all L4 nodes of a site at once. POST DrainRequest → [DrainView]; 409 as for one. GET → [DrainView]."""
+SITE_DRAIN_CANCEL = "/v1/sites/{name}/drain/cancel"
+"""POST → [DrainView]."""
+SITE_UNDRAIN = "/v1/sites/{name}/undrain"
+"""POST → [DrainView]."""
 TOKENS = "/v1/tokens"
 """POST TokenRequest → TokenAnswer."""
 NODE_INQUIRIES = "/v1/nodes/{name}/inquiries"
@@ -59,8 +65,9 @@ MAX_CONFIGURATION_BYTES = 16 * 1024 * 1024
 DEFAULT_TOKEN_TTL_S = 3600
 MAX_TOKEN_TTL_S = 7 * 86400
 
-#: Code of the refusal that `edgectl` turns into exit code 3.
+#: Codes of the refusals that `edgectl` turns into exit code 3.
 CAPACITY_GUARD = "capacity_guard"
+LAST_ANNOUNCER = "last_announcer"
 
 
 class ApplyRequest(Contract):
@@ -105,7 +112,7 @@ class NodeView(Contract):
     """None: it has left the configuration."""
     agents: tuple[AgentView, ...]
     state: MemberState | None
-    """Of a proxy that is a member of a pool; None for L4 nodes."""
+    """Of an L4 node: active, draining or drained. None: a proxy that is a member of no pool."""
 
 
 class SitePoolView(Contract):
@@ -251,13 +258,17 @@ class DrainRequest(Contract):
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
     """Seconds from now after which the drain counts as late: what is left is reported, nothing is reset."""
     force: bool = False
-    """Reset what is still open: at the deadline if there is one, else at once. The capacity guard holds even so."""
+    """Reset what is still open: at the deadline if there is one, else at once. The capacity guard holds even so.
+    Refused for L4 nodes, with which no flow ends."""
+    go_dark: bool = False
+    """Of L4 nodes: VIPs may be left without anybody who announces them."""
 
 
 class DrainView(Contract):
-    """Where a member stands on its way out."""
+    """Where a member, or an L4 node, stands on its way out. Flows are counted for members, packets for L4 nodes."""
 
     node: Name
+    kind: NodeKind = NodeKind.PROXY
     state: MemberState
     started_at: float | None
     """Unix time; None while active."""
@@ -275,6 +286,11 @@ class DrainView(Contract):
     """What it still waits for, in words; empty unless draining or joining."""
     uncounted: tuple[Name, ...] = ()
     """VIPs whose flows on this member nobody can count: it is drained at its deadline, whatever they do."""
+    phase: L4DrainPhase | None = None
+    """Of an L4 node that is not active."""
+    go_dark: bool = False
+    packets_per_s: float | None = None
+    """That an L4 node forwards; None while it has not reported lately."""
 
 
 class TableView(Contract):

@@ -5,7 +5,7 @@ Also the one loop that moves the fleet on by itself (`run`): drains that end, ge
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -18,21 +18,23 @@ from orchestrator.config.difference import describe_change
 from orchestrator.contract.checkup import Checkup
 from orchestrator.contract.inquiry import Question, role_asked
 from orchestrator.contract.node import AgentIdentity
-from orchestrator.contract.operator import Applied, DrainView
+from orchestrator.contract.operator import Applied, DrainRequest, DrainView
 from orchestrator.contract.operator_guard import GuardChanged
 from orchestrator.contract.report import Report
 from orchestrator.contract.token import JoinToken
 from orchestrator.contract.wire import JoinRequest, JoinResponse
-from orchestrator.fleet import drain, guard
+from orchestrator.fleet import announcers, drain, guard, l4_drain
 from orchestrator.fleet.authority import Authority
 from orchestrator.fleet.document import FleetRefused, FleetState
 from orchestrator.fleet.health_view import in_words
+from orchestrator.fleet.holds import Holds
 from orchestrator.fleet.inquiries import InquiryBoard
+from orchestrator.fleet.l4_drain_view import l4_drain_view
 from orchestrator.fleet.ledger import Ledger, Present
 from orchestrator.fleet.membership import configure
 from orchestrator.fleet.progress import waits_for
 from orchestrator.fleet.reports import ReportBoard
-from orchestrator.fleet.retirement import RETIRE_HOLD_S, Holds, advance
+from orchestrator.fleet.retirement import RETIRE_HOLD_S, advance
 from orchestrator.fleet.snapshots import Compilation, known_agents
 from orchestrator.fleet.tokens import issue_token, redeem_token
 from orchestrator.fleet.views import drain_view
@@ -55,6 +57,8 @@ class Control:
     wall: Callable[[], float] = time.time
     retire_hold_s: float = RETIRE_HOLD_S
     holds: Holds = field(default_factory=Holds)
+    l4_drain_holds: Holds = field(default_factory=Holds)
+    announcer_holds: Holds = field(default_factory=Holds)
     inquiries: InquiryBoard = field(default_factory=InquiryBoard)
     _compilation: Compilation | None = field(default=None, init=False)
     """Of the revision that was last asked for."""
@@ -91,8 +95,10 @@ class Control:
             log.info("configuration %s in force as revision %d", digest[:12], after.fleet.revision)
         return Applied(version=after.fleet.revision, changed=changed, summary=summary)
 
-    async def start_drain(self, name: str, deadline_s: float | None, force: bool) -> DrainView:
+    async def start_drain(self, name: str, request: DrainRequest) -> DrainView:
         """Raises FleetRefused."""
+        if l4_drain.l4_node(self.present.configuration, name) is not None:
+            return (await self.start_l4_drains((name,), request))[0]
         flows = self.board.flows_open(name)
         return await self._change_member(
             name,
@@ -102,8 +108,8 @@ class Control:
                 present.configuration,
                 name,
                 now=self.wall(),
-                deadline_s=deadline_s,
-                force=force,
+                deadline_s=request.deadline_s,
+                force=request.force,
                 flows_open=flows,
                 waits_for=self._waits_for(present),
             ),
@@ -111,6 +117,8 @@ class Control:
 
     async def cancel_drain(self, name: str) -> DrainView:
         """Raises FleetRefused."""
+        if l4_drain.l4_node(self.present.configuration, name) is not None:
+            return (await self.cancel_l4_drains((name,)))[0]
         return await self._change_member(
             name,
             "drain cancelled",
@@ -119,14 +127,52 @@ class Control:
 
     async def undrain(self, name: str) -> DrainView:
         """Raises FleetRefused."""
+        if l4_drain.l4_node(self.present.configuration, name) is not None:
+            return (await self.undrain_l4((name,)))[0]
         return await self._change_member(
             name,
             "undrained",
             lambda present: drain.undrain(present.fleet, present.configuration, name, self._waits_for(present)),
         )
 
+    async def start_l4_drains(self, names: Sequence[str], request: DrainRequest) -> tuple[DrainView, ...]:
+        """Of L4 nodes, all or none. Raises FleetRefused."""
+        if request.force:
+            raise FleetRefused(
+                "not_supported", "no flow ends with an L4 node, so that there is nothing to reset", "leave --force out"
+            )
+        return await self._change_l4_nodes(
+            names,
+            "drain started",
+            lambda present: l4_drain.start(
+                present.fleet,
+                present.configuration,
+                self.board,
+                names,
+                now=self.wall(),
+                deadline_s=request.deadline_s,
+                go_dark=request.go_dark,
+            ),
+        )
+
+    async def cancel_l4_drains(self, names: Sequence[str]) -> tuple[DrainView, ...]:
+        """Raises FleetRefused."""
+        return await self._change_l4_nodes(
+            names, "drain cancelled", lambda present: l4_drain.cancel(present.fleet, names)
+        )
+
+    async def undrain_l4(self, names: Sequence[str]) -> tuple[DrainView, ...]:
+        """Raises FleetRefused."""
+        return await self._change_l4_nodes(names, "undrained", lambda present: l4_drain.undrain(present.fleet, names))
+
+    def l4_nodes_of_site(self, site: str) -> tuple[str, ...]:
+        """Raises FleetRefused: not_found."""
+        return l4_drain.l4_nodes_of_site(self.present.configuration, site)
+
     def drain_of(self, name: str) -> DrainView:
-        """Raises FleetRefused: not_found, not_supported, not_a_member."""
+        """Raises FleetRefused: not_found, not_a_member."""
+        if l4_drain.l4_node(self.present.configuration, name) is not None:
+            return l4_drain_view(self.present, self.board, self.wall(), name)
         member = self.present.fleet.member(name)
         if member is None or self.present.configuration.node(name) is not None:
             member = drain.drainable(self.present.fleet, self.present.configuration, name)
@@ -248,7 +294,9 @@ class Control:
                 wall=self.wall(),
                 retire_hold_s=self.retire_hold_s,
             )
-            return fleet, present.configuration
+            configuration = present.configuration
+            fleet = l4_drain.advance(fleet, configuration, self.board, self.l4_drain_holds, wall=self.wall())
+            return announcers.advance(fleet, configuration, self.board, self.announcer_holds), configuration
 
         _log_moves(before.fleet, (await self.ledger.change(decide)).fleet)
 
@@ -258,6 +306,15 @@ class Control:
         if present.fleet.revision != before:
             log.info("%s: %s, revision %d", name, event, present.fleet.revision)
         return self.drain_of(name)
+
+    async def _change_l4_nodes(
+        self, names: Sequence[str], event: str, change: Callable[[Present], FleetState]
+    ) -> tuple[DrainView, ...]:
+        before = self.present.fleet.revision
+        present = await self.ledger.change(lambda present: (change(present), present.configuration))
+        if present.fleet.revision != before:
+            log.info("%s: %s, revision %d", ", ".join(names), event, present.fleet.revision)
+        return tuple(map(self.drain_of, names))
 
     def _compilation_of(self, present: Present) -> Compilation:
         if self._compilation is None or self._compilation.fleet is not present.fleet:
@@ -274,6 +331,15 @@ class Control:
 def _log_moves(before: FleetState, after: FleetState) -> None:
     if before.revision == after.revision:
         return
+    for name, drained in after.l4_drains.items():
+        was = before.l4_drains.get(name)
+        if was is not None and was.phase is not drained.phase:
+            log.info("%s: %s → %s, revision %d", name, was.phase, drained.phase, after.revision)
+    for name in sorted(before.announce_anyway.keys() | after.announce_anyway.keys()):
+        vips = after.announce_anyway.get(name, ())
+        if vips != before.announce_anyway.get(name, ()):
+            alone = f"alone announces {', '.join(vips)}" if vips else "is not alone any more"
+            log.info("%s: %s, revision %d", name, alone, after.revision)
     for line in guard.describe(before.guard, after.guard) if before.guard is not after.guard else ():
         log.info("guard, by time: %s, revision %d", line, after.revision)
     for member in after.members:

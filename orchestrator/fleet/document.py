@@ -11,6 +11,7 @@ from pydantic import Field
 
 from orchestrator.contract.base import Address, Contract, Identifier, Name
 from orchestrator.contract.guard import GuardState
+from orchestrator.contract.node import L4DrainPhase
 from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, GenerationMember, MemberState
 
 MAX_IDENTIFIER = 65535
@@ -70,6 +71,18 @@ class FleetMember(Contract):
     reachable: bool = True
     """False: its host does not answer, as most L4 nodes see it. Its flows are lost."""
     health: MemberHealth = MemberHealth()
+
+
+class L4Drain(Contract):
+    """An L4 node's way out (`fleet.l4_drain`); kept while it is drained."""
+
+    started_at: float
+    """Unix time."""
+    phase: L4DrainPhase = L4DrainPhase.SOFT
+    deadline_at: float | None = None
+    go_dark: bool = False
+    """An operator has said that VIPs may be left without anybody who announces them."""
+    drained_at: float | None = None
 
 
 class LiveGeneration(Contract):
@@ -143,6 +156,10 @@ class FleetState(Contract):
     guard: GuardState = GuardState()
     last_generation: int = 0
     """The highest number in pools that are gone: another pool of such a name begins above it."""
+    l4_drains: dict[Name, L4Drain] = Field(default_factory=dict)
+    """By L4 node: those that drain or are drained."""
+    announce_anyway: dict[Name, tuple[Name, ...]] = Field(default_factory=dict)
+    """L4 node → VIPs that nobody else announces (`fleet.announcers`)."""
     last_member_id: int = 0
     last_l4_id: int = 0
 

@@ -20,7 +20,6 @@
 from collections.abc import Mapping
 
 from orchestrator.config.configuration import Configuration
-from orchestrator.contract.node import NodeKind
 from orchestrator.contract.operator import CAPACITY_GUARD
 from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.document import Drain, FleetMember, FleetRefused, FleetState
@@ -41,7 +40,7 @@ def start(
 ) -> FleetState:
     """Begin to drain `name`, or change the deadline and force of a drain that runs. `now` is Unix time.
 
-    Raises FleetRefused: not_found, not_supported, not_a_member, capacity_guard, generations_full.
+    Raises FleetRefused: not_found, not_a_member, capacity_guard, generations_full.
     """
     member = drainable(fleet, configuration, name)
     deadline_at = None if deadline_s is None else now + deadline_s
@@ -108,17 +107,11 @@ def with_reset(drain: Drain, now: float) -> Drain:
 
 
 def drainable(fleet: FleetState, configuration: Configuration, name: str) -> FleetMember:
-    """The member of this name. Raises FleetRefused: not_found, not_supported, not_a_member."""
+    """The member of this name. Raises FleetRefused: not_found, not_a_member."""
     node = configuration.node(name)
     member = fleet.member(name)
     if node is None:
         raise FleetRefused("not_found", f"there is no node {name}", "edgectl get nodes shows them")
-    if node.kind is NodeKind.L4:
-        raise FleetRefused(
-            "not_supported",
-            f"{name} is an L4 node, and this version drains proxies only",
-            "stop its BIRD: the routers take their next path, and no flow breaks",
-        )
     in_a_pool = any(name in pool.weights for pool in configuration.pools)
     if member is None or not in_a_pool:
         raise FleetRefused("not_a_member", f"{name} is in no pool, so nothing has to drain", "stop it as it is")

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.report import BalancerStatus, PoolCensus, ProxyStatus, RedirectorStatus, Report
 
+#: Seconds over which packets are counted for a rate, at least: agents also report at once after a change.
+RATE_S = 0.9
+
 #: Seconds for which a report counts. Agents report every second: this is four lost in a row.
 FRESH_S = 5.0
 
@@ -18,6 +21,10 @@ class Received:
     at: float
     new_flows_at: float
     """When a redirector last reported more new flows than before; when it was first heard, if it never did."""
+    packets: tuple[int, float] = (0, 0.0)
+    """How many a balancer had forwarded when the time for a rate began, and when that was."""
+    packets_per_s: float | None = None
+    """Over the last such time that is over."""
 
 
 @dataclass(slots=True)
@@ -38,7 +45,9 @@ class ReportBoard:
         now = self.monotonic()
         before = self.received.get(identity)
         grew = before is not None and _new_flows(report) != _new_flows(before.report)
-        self.received[identity] = Received(report, now, now if before is None or grew else before.new_flows_at)
+        packets, rate = _rate(before, report, now)
+        new_flows_at = now if before is None or grew else before.new_flows_at
+        self.received[identity] = Received(report, now, new_flows_at, packets, rate)
 
     def keep_only(self, identities: set[AgentIdentity]) -> None:
         """Forget agents that the fleet no longer knows: bounds the board."""
@@ -98,6 +107,12 @@ class ReportBoard:
         received = self.received.get(AgentIdentity(node=node, role=AgentRole.REDIRECTOR))
         return received.at - received.new_flows_at if received else 0.0
 
+    def packets_per_s(self, node: str) -> float | None:
+        """That an L4 node forwards; None without a fresh report, and until there are two."""
+        if self.balancer(node) is None:
+            return None
+        return self.received[AgentIdentity(node=node, role=AgentRole.BALANCER)].packets_per_s
+
     def flows_open(self, node: str) -> int | None:
         """The larger of what the proxy and its redirector count; None while neither has reported lately."""
         counts = []
@@ -112,3 +127,15 @@ class ReportBoard:
 
 def _new_flows(report: Report) -> int:
     return report.status.new_flows if isinstance(report.status, RedirectorStatus) else 0
+
+
+def _rate(before: Received | None, report: Report, now: float) -> tuple[tuple[int, float], float | None]:
+    """`Received.packets` and `packets_per_s`."""
+    forwarded = report.status.forwarded if isinstance(report.status, BalancerStatus) else 0
+    if before is None:
+        return (forwarded, now), None
+    counted, since = before.packets
+    if now - since < RATE_S:
+        return before.packets, before.packets_per_s
+    # Fewer than before: the maps were made anew.
+    return (forwarded, now), max(0, forwarded - counted) / (now - since)

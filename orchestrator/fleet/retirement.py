@@ -6,13 +6,13 @@ conditions hold since when is in memory only, so an orchestrator that starts beg
 """
 
 import logging
-from dataclasses import dataclass, field
 
 from orchestrator.config.configuration import Configuration
 from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.document import FleetPool, FleetRefused, FleetState
 from orchestrator.fleet.drain import finish, reset_when_due
 from orchestrator.fleet.health import judge
+from orchestrator.fleet.holds import Holds
 from orchestrator.fleet.membership import regenerate
 from orchestrator.fleet.progress import all_joining_obstacles, drain_obstacles, retirable
 from orchestrator.fleet.reports import ReportBoard
@@ -24,22 +24,6 @@ log = logging.getLogger(__name__)
 RETIRE_HOLD_S = 3.0
 #: Seconds for which a drain must have no obstacle: packets that were on their way have arrived, and been counted.
 DRAINED_HOLD_S = 1.0
-
-Condition = tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Holds:
-    """Since when which condition holds, in monotonic seconds."""
-
-    since: dict[Condition, float] = field(default_factory=dict)
-
-    def update(self, holding: set[Condition], now: float) -> None:
-        """These hold now, and no others: who is not named begins anew."""
-        self.since = {condition: self.since.get(condition, now) for condition in holding}
-
-    def held_for(self, condition: Condition, now: float) -> float:
-        return now - self.since[condition] if condition in self.since else 0.0
 
 
 def advance(

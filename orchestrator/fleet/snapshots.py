@@ -18,6 +18,7 @@ from orchestrator.contract.route import Goodbye, Listener
 from orchestrator.contract.snapshot import BalancerSnapshot, ProxySnapshot, RedirectorSnapshot, Snapshot
 from orchestrator.contract.vip import Vip, VipMode
 from orchestrator.fleet.document import FleetMember, FleetPool, FleetState
+from orchestrator.fleet.l4_drain import announcement_of
 from orchestrator.fleet.serving import is_panicking
 
 _POOL: TypeAdapter[PoolForwarding] = TypeAdapter(PoolForwarding)
@@ -86,6 +87,10 @@ class Compilation:
                 "address": node.address,
                 "address_v6": node.address_v6,
                 "site": node.site,
+                "announcement": announcement_of(self.fleet, node.name),
+                "announce_anyway": tuple(
+                    vip.name for vip in vips if vip.name in self.fleet.announce_anyway.get(node.name, ())
+                ),
                 "fib": node.fib,
                 "forwarding": self._forwarding,
                 "vips": tuple(self._vips[vip.name] for vip in vips),

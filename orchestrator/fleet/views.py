@@ -7,7 +7,7 @@ from functools import lru_cache
 from cryptography import x509
 
 from orchestrator.config.configuration import ConfiguredPool
-from orchestrator.contract.node import ROLES_OF_KIND, AgentIdentity, AgentRole, NodeKind
+from orchestrator.contract.node import ROLES_OF_KIND, AgentIdentity, AgentRole, Announcement, NodeKind
 from orchestrator.contract.operator import (
     AgentView,
     BackendView,
@@ -27,6 +27,7 @@ from orchestrator.fleet.authority import utc_now
 from orchestrator.fleet.document import FleetMember, FleetPool
 from orchestrator.fleet.health import Vote, votes_by_member
 from orchestrator.fleet.health_view import health_fields, health_warnings
+from orchestrator.fleet.l4_drain_view import l4_drain_views, l4_state
 from orchestrator.fleet.ledger import Present
 from orchestrator.fleet.membership import active_members, shown_state
 from orchestrator.fleet.progress import all_joining_obstacles, drain_obstacles, joining_obstacles, needs
@@ -61,7 +62,9 @@ def node_views(present: Present, board: ReportBoard) -> tuple[NodeView, ...]:
     for node in present.configuration.nodes:
         member = members.get(node.name)
         agents = _agents(present, board, node.name, node.kind, expected)
-        state = shown_state(present.fleet, member) if member and node.kind is NodeKind.PROXY else None
+        state = shown_state(present.fleet, member) if member else None
+        if node.kind is NodeKind.L4:
+            state = l4_state(present, board, node.name)
         views.append(
             NodeView(name=node.name, kind=node.kind, address=node.address, site=node.site, agents=agents, state=state)
         )
@@ -123,7 +126,11 @@ def vip_views(present: Present, board: ReportBoard) -> tuple[VipView, ...]:
         VipView(
             **vip.model_dump(),
             id=present.fleet.vip_ids[vip.name],
-            announced_by=tuple(name for name, status in balancers.items() if vip.name in status.announced),
+            announced_by=tuple(
+                name
+                for name, status in balancers.items()
+                if vip.name in status.announced and status.announcement is not Announcement.NONE
+            ),
             withheld_by={
                 name: status.withheld[vip.name] for name, status in balancers.items() if vip.name in status.withheld
             },
@@ -177,7 +184,8 @@ def backend_views(present: Present, board: ReportBoard) -> tuple[BackendView, ..
 
 def drain_views(present: Present, board: ReportBoard, wall: float) -> tuple[DrainView, ...]:
     leaving = (member for member in present.fleet.members if member.state is not MemberState.ACTIVE)
-    return tuple(sorted((drain_view(present, board, wall, member) for member in leaving), key=lambda view: view.node))
+    views = [drain_view(present, board, wall, member) for member in leaving]
+    return tuple(sorted((*views, *l4_drain_views(present, board, wall)), key=lambda view: view.node))
 
 
 def drain_view(present: Present, board: ReportBoard, wall: float, member: FleetMember) -> DrainView:

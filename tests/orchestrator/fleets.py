@@ -1,6 +1,6 @@
 """Fleets for tests: configuration files, a clock that is stepped, and reports as agents would send them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -13,12 +13,13 @@ from cryptography.x509.oid import NameOID
 from orchestrator.config.compile import load_configuration
 from orchestrator.config.configuration import Configuration
 from orchestrator.contract.keys import key_to_pem, new_key
-from orchestrator.contract.node import AgentIdentity, AgentRole
+from orchestrator.contract.node import AgentIdentity, AgentRole, Announcement
 from orchestrator.contract.report import BalancerStatus, PoolCensus, ProxyStatus, RedirectorStatus, Report
 from orchestrator.fleet.document import FleetState
+from orchestrator.fleet.holds import Holds
 from orchestrator.fleet.membership import configure
 from orchestrator.fleet.reports import ReportBoard
-from orchestrator.fleet.retirement import Holds, advance
+from orchestrator.fleet.retirement import advance
 
 HASH_KEY = "00112233445566778899aabbccddeeff"
 
@@ -94,9 +95,22 @@ def agent(node: str, role: AgentRole) -> AgentIdentity:
     return AgentIdentity(node=node, role=role)
 
 
-def balancer_status(announced: Sequence[str] = ()) -> BalancerStatus:
+def balancer_status(
+    announced: Sequence[str] = (),
+    *,
+    announcement: Announcement = Announcement.NORMAL,
+    forwarded: int = 0,
+    withheld: Mapping[str, str] | None = None,
+) -> BalancerStatus:
     return BalancerStatus(
-        interface="eth0", xdp_mode="native", announced=tuple(announced), withheld={}, tables=(), counters={}
+        interface="eth0",
+        xdp_mode="native",
+        announced=tuple(announced),
+        withheld=dict(withheld or {}),
+        announcement=announcement,
+        forwarded=forwarded,
+        tables=(),
+        counters={},
     )
 
 
@@ -139,6 +153,9 @@ class Playbook:
     def report_balancers(self, *names: str, version: int | None = None) -> None:
         for name in names or ("l4-1", "l4-2"):
             self._report(name, AgentRole.BALANCER, balancer_status(), version)
+
+    def report_balancer(self, name: str, status: BalancerStatus) -> None:
+        self._report(name, AgentRole.BALANCER, status, None)
 
     def report_proxy(self, name: str, flows: int = 0, version: int | None = None) -> None:
         self._report(name, AgentRole.PROXY, proxy_status(flows), version)

@@ -17,7 +17,7 @@ from orchestrator.contract import client
 from orchestrator.contract.client import run_agent
 from orchestrator.contract.connection import Connection, verified_context
 from orchestrator.contract.join import join
-from orchestrator.contract.node import ROLES_OF_KIND, AgentRole, NodeKind
+from orchestrator.contract.node import ROLES_OF_KIND, AgentRole, Announcement, NodeKind
 from orchestrator.contract.operator import TOKENS, TokenAnswer, TokenRequest
 from orchestrator.contract.report import (
     BalancerStatus,
@@ -28,7 +28,7 @@ from orchestrator.contract.report import (
 from orchestrator.contract.respondent import Respondent
 from orchestrator.contract.snapshot import BalancerSnapshot, RedirectorSnapshot, Snapshot
 from orchestrator.contract.state_directory import StateDirectory
-from tests.orchestrator.fleets import files, proxy_status, redirector_status
+from tests.orchestrator.fleets import PLATFORM, files, proxy_status, redirector_status
 
 NODES = {
     "l4-1": NodeKind.L4,
@@ -59,13 +59,15 @@ class ReportingAgent:
         flows = self.fleet.open_flows.get(self.node, 0)
         match self.role:
             case AgentRole.BALANCER:
-                vips = self.snapshot.vips if isinstance(self.snapshot, BalancerSnapshot) else ()
-                pools = self.snapshot.pools if isinstance(self.snapshot, BalancerSnapshot) else ()
+                snapshot = self.snapshot if isinstance(self.snapshot, BalancerSnapshot) else None
+                pools = snapshot.pools if snapshot else ()
                 return BalancerStatus(
                     interface="eth0",
                     xdp_mode="native",
-                    announced=tuple(vip.name for vip in vips),
+                    announced=tuple(vip.name for vip in snapshot.vips) if snapshot else (),
                     withheld={},
+                    announcement=snapshot.announcement if snapshot else Announcement.NORMAL,
+                    forwarded=self.fleet.forwarded.get(self.node, 0),
                     tables=tuple(table(pool.name, *(one.number for one in pool.generations)) for pool in pools),
                     counters={},
                 )
@@ -104,6 +106,8 @@ class LiveFleet:
     """Node → flows that its agents report from now on."""
     respondent: Callable[[str, AgentRole], Respondent | None] = lambda _node, _role: None
     """Who answers inquiries to an agent; asked once, when the agent starts."""
+    forwarded: dict[str, int] = field(default_factory=dict)
+    """L4 node → packets that it reports from now on to have forwarded."""
     detached: set[str] = field(default_factory=set)
     """Nodes whose redirectors report from now on that their program is not attached."""
 
@@ -133,7 +137,9 @@ def run_program(*arguments: object) -> str:
 
 
 def write_configuration(directory: Path) -> None:
-    for name, text in files().items():
+    bgp = "bgp: {asn: 64602, neighbors: [{address: 198.18.1.1, asn: 64600}]}"
+    platform = PLATFORM.replace("198.18.1.12}", f"198.18.1.12, {bgp}}}")
+    for name, text in files(platform).items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

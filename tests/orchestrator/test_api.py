@@ -186,7 +186,9 @@ async def test_drain_guard_cancel_over_the_wire(operate: httpx2.AsyncClient) -> 
     assert "would have 1, and its guard (min_active) is 2" in guard.message
     assert [view.node for view in DRAIN_LIST.validate_json((await operate.get(operator.DRAINS)).content)] == ["proxy-1"]
     assert problem(await operate.get(operator.NODE_DRAIN.format(name="nobody")), 404).code == "not_found"
-    assert problem(await operate.post(operator.NODE_DRAIN.format(name="l4-1")), 409).code == "not_supported"
+    last = problem(await operate.post(operator.NODE_DRAIN.format(name="l4-1")), 409)
+    assert last.code == operator.LAST_ANNOUNCER, "nobody has reported, so that nobody is known to announce"
+    assert problem(await operate.post(operator.NODE_DRAIN.format(name="l4-2")), 409).code == "not_supported"
     back = await operate.post(operator.NODE_DRAIN_CANCEL.format(name="proxy-1"))
     view = DrainView.model_validate_json(back.content)
     assert view.state == "joining"

@@ -224,7 +224,7 @@ def test_undrain_after_drained_and_what_is_refused(play: Playbook) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("l4-1", "not_supported"), ("proxy-9", "not_found"), ("spare", "not_a_member")]
+    ("name", "code"), [("l4-1", "not_a_member"), ("proxy-9", "not_found"), ("spare", "not_a_member")]
 )
 def test_what_cannot_be_drained(name: str, code: str) -> None:
     play = Playbook(

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli import drawings
-from orchestrator.cli.drain_watch import in_words
+from orchestrator.cli.drain_words import in_words
 from orchestrator.contract.operator import DrainView, MemberView, PoolView, VipView
 
 VIP: Mapping[str, Any] = {

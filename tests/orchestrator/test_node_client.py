@@ -17,6 +17,7 @@ from orchestrator.contract.backoff import Backoff
 from orchestrator.contract.client import SnapshotRefused, run_agent
 from orchestrator.contract.join import JoinFailed, join
 from orchestrator.contract.node import AgentIdentity, AgentRole
+from orchestrator.contract.operator import DrainRequest
 from orchestrator.contract.report import Report, Status
 from orchestrator.contract.snapshot import SNAPSHOT, Snapshot
 from orchestrator.contract.state_directory import NotJoined, SnapshotUnreadable, StateDirectory
@@ -90,7 +91,7 @@ async def test_an_agent_applies_persists_and_acknowledges(live: LiveOrchestrator
             with trio.fail_after(5):
                 await ready.wait()
             await until(lambda: (report := reported(control)) is not None and report.applied_version == 1)
-            await control.start_drain("proxy-1", None, False)
+            await control.start_drain("proxy-1", DrainRequest())
             await until(lambda: (report := reported(control)) is not None and report.applied_version == 2)
     assert [snapshot.version for snapshot in agent.applied] == [1, 2]
     assert agent.most_at_once == 1
@@ -113,7 +114,7 @@ async def test_an_agent_starts_from_disk_with_the_orchestrator_gone_and_catches_
             await ready.wait()
         assert second.applied == first.applied
         async with live.running() as control:
-            await control.start_drain("proxy-1", None, False)
+            await control.start_drain("proxy-1", DrainRequest())
             await until(lambda: len(second.applied) == 2)
             await until(lambda: (report := reported(control)) is not None and report.applied_version == 2)
 
@@ -125,7 +126,7 @@ async def test_a_snapshot_equal_but_for_its_version_is_acknowledged_without_an_a
         await control.apply(files())
         async with agent_running(agent, state):
             await until(lambda: len(agent.applied) == 1)
-            await control.start_drain("proxy-2", None, False)
+            await control.start_drain("proxy-2", DrainRequest())
             await until(lambda: (report := reported(control)) is not None and report.applied_version == 2)
             assert len(agent.applied) == 1
     restored = state.load_snapshot()
@@ -142,7 +143,7 @@ async def test_a_refused_snapshot_leaves_the_old_one_and_is_reported(live: LiveO
         async with agent_running(agent, state):
             await until(lambda: len(agent.applied) == 1)
             agent.fail = fail
-            await control.start_drain("proxy-1", None, False)
+            await control.start_drain("proxy-1", DrainRequest())
             await until(lambda: (report := reported(control)) is not None and report.nack is not None)
             report = reported(control)
             assert report is not None
