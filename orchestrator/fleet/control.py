@@ -34,7 +34,7 @@ from orchestrator.fleet.ledger import Ledger, Present
 from orchestrator.fleet.membership import configure
 from orchestrator.fleet.progress import waits_for
 from orchestrator.fleet.reports import ReportBoard
-from orchestrator.fleet.retirement import RETIRE_HOLD_S, advance
+from orchestrator.fleet.retirement import RETIRE_HOLD_S, advance, regenerated
 from orchestrator.fleet.snapshots import Compilation, known_agents
 from orchestrator.fleet.tokens import issue_token, redeem_token
 from orchestrator.fleet.views import drain_view
@@ -311,7 +311,12 @@ class Control:
         self, names: Sequence[str], event: str, change: Callable[[Present], FleetState]
     ) -> tuple[DrainView, ...]:
         before = self.present.fleet.revision
-        present = await self.ledger.change(lambda present: (change(present), present.configuration))
+
+        def decide(present: Present) -> tuple[FleetState, Configuration]:
+            # A site whose last L4 node drains is given no new flows by other sites any more.
+            return regenerated(change(present), present.configuration), present.configuration
+
+        present = await self.ledger.change(decide)
         if present.fleet.revision != before:
             log.info("%s: %s, revision %d", ", ".join(names), event, present.fleet.revision)
         return tuple(map(self.drain_of, names))

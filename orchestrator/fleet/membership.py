@@ -25,7 +25,7 @@ from orchestrator.fleet.document import (
     next_identifier,
 )
 from orchestrator.fleet.serving import meant_to_serve, serving, weighted
-from orchestrator.fleet.sites import members_by_site, site_of_members
+from orchestrator.fleet.sites import emptied_sites, members_by_site, site_of_members
 
 #: Slots in the kernel's array of tables.
 MAX_SLOTS = 256
@@ -118,7 +118,7 @@ def regenerate(
     last_generation = max((fleet.last_generation, *gone))
     room = MAX_GENERATION_MEMBERS - generation_members(fleet)
     slots = {pool.slot for pool in kept.values()}
-    sites = site_of_members(fleet, configuration)
+    sites, emptied = site_of_members(fleet, configuration), emptied_sites(fleet, configuration)
     for configured in configuration.pools:
         wanted = serving(fleet, configured)
         pool = kept.get(configured.name)
@@ -126,7 +126,7 @@ def regenerate(
             slot = _free_slot(slots)
             slots.add(slot)
             everybody = {member.id for member in wanted}
-            by_site = members_by_site(configuration, configured.name, wanted, sites, everybody)
+            by_site = members_by_site(configuration, configured.name, wanted, sites, everybody, emptied)
             # Above every number that a pool of this name had before.
             number = max(revision, last_generation + 1)
             generations = tuple(
@@ -140,7 +140,7 @@ def regenerate(
             continue
         present = pool.serving_ids
         admitted = present.union(number for name, number in ready if name == pool.name)
-        by_site = members_by_site(configuration, configured.name, wanted, sites, admitted)
+        by_site = members_by_site(configuration, configured.name, wanted, sites, admitted, emptied)
         newcomers = {member.id for members in by_site.values() for member in members} - present
         joining = {
             number: pool.joining.get(number, revision)

@@ -6,6 +6,7 @@ conditions hold since when is in memory only, so an orchestrator that starts beg
 """
 
 import logging
+from collections.abc import Collection
 
 from orchestrator.config.configuration import Configuration
 from orchestrator.contract.pool import MemberState
@@ -64,21 +65,22 @@ def advance(
     if pools != fleet.pools or ready or fleet is not before:
         # Gives rows to who is ready or healthy, and forgets members that no generation knows any more: all that has
         # changed by itself is one generation.
-        fleet = _regenerated(fleet.model_copy(update={"pools": pools}), configuration, ready)
+        fleet = regenerated(fleet.model_copy(update={"pools": pools}), configuration, ready)
     return reset_when_due(fleet, wall)
 
 
-def _regenerated(fleet: FleetState, configuration: Configuration, ready: set[tuple[str, int]]) -> FleetState:
+def regenerated(fleet: FleetState, configuration: Configuration, ready: Collection[tuple[str, int]] = ()) -> FleetState:
     """With new generations, as far as there is room for them. It is tried again when one has been retired."""
-    try:
-        return regenerate(fleet, configuration, ready=ready)
-    except FleetRefused as refusal:
-        # Too much for one moment, though not for each of them.
-        log.warning("nobody joins at present: %s", refusal)
+    if ready:
+        try:
+            return regenerate(fleet, configuration, ready=ready)
+        except FleetRefused as refusal:
+            # Too much for one moment, though not for each of them.
+            log.warning("nobody joins at present: %s", refusal)
     try:
         return regenerate(fleet, configuration)
     except FleetRefused as refusal:
-        log.warning("members that lost their health keep their rows at present: %s", refusal)
+        log.warning("new flows are given as before at present, whoever lost its health or site: %s", refusal)
         return fleet
 
 

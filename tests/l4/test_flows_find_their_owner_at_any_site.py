@@ -16,12 +16,13 @@ from l4.flow_hash import HashKey, flow_hash, row_of
 from l4.forwarding import ForwardingTable, GenerationTables, build_table, unpack_row
 from l4.tcp_sockets import Flow
 from orchestrator.config.configuration import Configuration
-from orchestrator.contract.node import AgentIdentity, AgentRole
+from orchestrator.contract.node import AgentIdentity, AgentRole, NodeKind
 from orchestrator.contract.report import Report
 from orchestrator.contract.snapshot import BalancerSnapshot, RedirectorSnapshot
 from orchestrator.fleet import drain
-from orchestrator.fleet.document import FleetRefused, FleetState
+from orchestrator.fleet.document import FleetRefused, FleetState, L4Drain
 from orchestrator.fleet.membership import configure
+from orchestrator.fleet.retirement import regenerated
 from orchestrator.fleet.snapshots import compile_snapshot
 from tests.l4.test_flows_keep_their_owner import column
 from tests.orchestrator.fleets import HASH_KEY, Playbook, balancer_status, configuration, redirector_status
@@ -139,6 +140,13 @@ class Sites(RuleBasedStateMachine):
             node = self.play.config.node(name)
             if node is not None and node.site == site:
                 self.a_member_drains(name)
+
+    @rule(site=st.sampled_from(["east", "west", "nowhere"]))
+    def all_l4_nodes_of_one_site_drain(self, site: str) -> None:
+        names = [node.name for node in self.play.config.nodes if node.kind is NodeKind.L4 and node.site == site]
+        drains = {name: L4Drain(started_at=self.play.now) for name in names}
+        fleet = self.play.fleet.model_copy(update={"l4_drains": drains})
+        self.change(lambda: regenerated(fleet, self.play.config))
 
     @rule(layout=st.sampled_from([*LAYOUTS]), heavy=st.sampled_from([1, 1, 10]))
     def the_configuration_changes(self, layout: str, heavy: int) -> None:

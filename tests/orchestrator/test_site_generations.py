@@ -8,10 +8,11 @@ from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.pool import MAX_LIVE_GENERATIONS
 from orchestrator.contract.snapshot import BalancerSnapshot, RedirectorSnapshot
 from orchestrator.fleet import drain
-from orchestrator.fleet.document import FleetRefused
+from orchestrator.fleet.document import FleetRefused, L4Drain
 from orchestrator.fleet.ledger import Present
 from orchestrator.fleet.membership import configure
 from orchestrator.fleet.progress import drain_obstacles, retirable
+from orchestrator.fleet.retirement import regenerated
 from orchestrator.fleet.site_views import site_views, site_warnings
 from orchestrator.fleet.snapshots import Compilation, compile_snapshot
 from tests.orchestrator.fleets import PLATFORM, Playbook, configuration
@@ -234,12 +235,40 @@ def test_sites_are_shown_with_what_they_announce_and_where_new_flows_go(play: Pl
 
 
 def test_a_new_site_spills_until_its_own_members_have_joined(play: Playbook) -> None:
-    west = TWO.replace(
-        "pools:",
-        "  - {name: l4-3, kind: l4, address: 198.18.1.13, site: west}\n"
-        "  - {name: proxy-4, kind: proxy, address: 198.18.2.14, site: west}\npools:",
-    ).replace("{node: proxy-3}]", "{node: proxy-3}, {node: proxy-4}]")
-    apply(play, configuration(west))
+    apply(play, configuration(THREE))
     assert generations(play)[0] == (3, "west", [1, 2, 3])
     play.admit()
     assert generations(play)[0] == (4, "west", [4])
+
+
+THREE = TWO.replace(
+    "pools:",
+    "  - {name: l4-3, kind: l4, address: 198.18.1.13, site: west}\n"
+    "  - {name: proxy-4, kind: proxy, address: 198.18.2.14, site: west}\npools:",
+).replace("{node: proxy-3}]", "{node: proxy-3}, {node: proxy-4}]")
+
+
+def drain_l4(play: Playbook, *names: str) -> None:
+    drains = {name: L4Drain(started_at=play.now) for name in names}
+    play.save(regenerated(play.fleet.model_copy(update={"l4_drains": drains}), play.config))
+
+
+def in_force(play: Playbook) -> dict[str, list[int]]:
+    newest = play.fleet.pools[0].newest_by_site
+    return {site: sorted(live.generation.ids) for site, live in sorted(newest.items())}
+
+
+def test_a_site_whose_l4_nodes_all_drain_gets_no_new_flows_of_others() -> None:
+    play = Playbook(configuration(THREE))
+    drain_member(play, "proxy-3")
+    assert in_force(play) == {"east": [1, 2, 4], "main": [1, 2], "west": [4]}
+    drain_l4(play, "l4-3")
+    assert in_force(play) == {"east": [1, 2], "main": [1, 2], "west": [4]}
+    drain_l4(play)
+    assert in_force(play)["east"] == [1, 2, 4]
+
+
+def test_a_site_that_is_being_emptied_takes_what_others_spill_if_nobody_else_can(play: Playbook) -> None:
+    drain_member(play, "proxy-3")
+    drain_l4(play, "l4-1")
+    assert in_force(play)["east"] == [1, 2]
