@@ -12,7 +12,7 @@ from pydantic import Field
 from orchestrator.contract.base import Address, Contract, Identifier, Name
 from orchestrator.contract.guard import GuardState
 from orchestrator.contract.node import L4DrainPhase
-from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, GenerationMember, MemberState
+from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, MemberState
 
 MAX_IDENTIFIER = 65535
 
@@ -134,9 +134,6 @@ class FleetPool(Contract):
     def member_ids(self) -> frozenset[int]:
         """Members of any live generation, and those that join."""
         return self.known_ids.union(self.joining)
-
-    def newest_members(self) -> tuple[GenerationMember, ...]:
-        return self.newest.generation.members
 
 
 class FleetState(Contract):

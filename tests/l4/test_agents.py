@@ -178,6 +178,34 @@ def test_flows_of_a_draining_proxy_go_on_and_are_counted_until_they_end(
     eventually(lambda: needed(edge, "proxy-2", 1) == 0, "the census of proxy-2 counts no flow any more")
 
 
+def at_site(own: str) -> PoolForwarding:
+    """The pool as an L4 node of that site is sent it: proxy-1 is in the east, proxy-2 in the west."""
+    both = {1: "east", 2: "west"}
+    order = sorted(both, key=lambda number: both[number] != own)
+    found = pool(*((number, {number}) for number in order))
+    sites = {
+        "generations": tuple(each.model_copy(update={"site": both[each.number]}) for each in found.generations),
+    }
+    return found.model_copy(update=sites)
+
+
+def test_flows_that_come_to_another_site_find_their_proxy_and_need_no_generation(edge: Edge) -> None:
+    run_on(edge, at_site("east"))
+    with ExitStack() as stack:
+        old = [stack.enter_context(edge.open_flow(vip)[0]) for vip in VIPS for _ in range(FLOWS)]
+        before = edge.metrics("proxy-2")["edge_l4_second_chance_total"]
+        # The routers take the clients to the west, whose L4 node never saw these flows.
+        restart(edge, "l4", AgentRole.BALANCER, balancer_snapshot(3, at_site("west")))
+        assert all(echoes(flow) for flow in old)
+        assert edge.metrics("proxy-2")["edge_l4_second_chance_total"] > before
+        fresh = [edge.open_flow(vip) for vip in VIPS for _ in range(FLOWS)]
+        for flow, _ in fresh:
+            stack.enter_context(flow)
+        assert {name for _, name in fresh} == {"proxy-2"}, "the west prefers its own"
+        assert all(echoes(flow) for flow, _ in fresh)
+        assert needed(edge, "proxy-1", 1) == 0, "the east's newest generation is kept without anybody's asking"
+
+
 BLOCKS = tuple(
     Vip(
         name=name,

@@ -55,7 +55,7 @@ def test_a_drain_ends_when_balancers_proxy_and_census_agree(play: Playbook) -> N
     assert play.state("proxy-1") == "draining"
     assert goodbye(play, "proxy-1") is not None
     assert goodbye(play, "proxy-2") is None
-    newest = play.fleet.pools[0].newest_members()
+    newest = play.fleet.pools[0].newest.generation.members
     assert [member.id for member in newest] == [2, 3], "it is given no new flow"
 
     play.report_balancers(version=before)

@@ -70,7 +70,7 @@ class Lookout(Playbook):
 
     @property
     def weights(self) -> dict[int, int]:
-        return {member.id: member.weight for member in self.fleet.pools[0].newest_members()}
+        return {member.id: member.weight for member in self.fleet.pools[0].newest.generation.members}
 
     def member(self, number: int) -> FleetMember:
         return self.fleet.members[number - 1]

@@ -49,7 +49,7 @@ def test_a_new_member_is_given_rows_when_all_are_ready_for_it(play: Playbook) ->
     assert "the redirector of proxy-4 has not reported" in obstacles(play)
     play.admit()
     assert play.live == [2, 1]
-    assert [member.id for member in play.fleet.pools[0].newest_members()] == [1, 2, 3, 4]
+    assert [member.id for member in play.fleet.pools[0].newest.generation.members] == [1, 2, 3, 4]
     assert shown(play) == "active"
     assert play.fleet.pools[0].joining == {}
 

@@ -68,7 +68,7 @@ def pass_seconds(play: Playbook, seconds: int, *, members: bool = True) -> None:
 def test_a_member_of_weight_0_is_in_no_new_generation_and_keeps_its_old_flows() -> None:
     play = Playbook()
     change(play, WEIGHTLESS)
-    assert [member.id for member in play.fleet.pools[0].newest_members()] == [1, 2]
+    assert [member.id for member in play.fleet.pools[0].newest.generation.members] == [1, 2]
     assert play.state("proxy-3") == "active"
     play.report_all()
     play.report_census("proxy-3", 1, needed={1: 1})
@@ -85,11 +85,11 @@ def test_a_member_of_weight_0_is_in_no_new_generation_and_keeps_its_old_flows() 
 
 def test_weight_0_from_the_first_moment_and_back_to_1() -> None:
     play = Playbook(configuration(WEIGHTLESS))
-    assert [member.id for member in play.fleet.pools[0].newest_members()] == [1, 2]
+    assert [member.id for member in play.fleet.pools[0].newest.generation.members] == [1, 2]
     change(play, PLATFORM)
     assert play.fleet.pools[0].joining, "it joins like any other"
     play.admit()
-    assert [member.id for member in play.fleet.pools[0].newest_members()] == [1, 2, 3]
+    assert [member.id for member in play.fleet.pools[0].newest.generation.members] == [1, 2, 3]
 
 
 def test_the_guard_counts_members_that_take_new_flows() -> None:
@@ -125,7 +125,7 @@ def test_hosts_without_agents_join_and_retire_generations_without_a_word() -> No
     change(play, BARE)
     play.report_balancers()
     play.advance()
-    assert [member.id for member in play.fleet.pools[0].newest_members()] == [1, 2, 3]
+    assert [member.id for member in play.fleet.pools[0].newest.generation.members] == [1, 2, 3]
     pass_seconds(play, 5, members=False)
     assert play.live == [2], "L4 nodes remember the flows of old generations"
 
