@@ -150,6 +150,10 @@ class BalancerProgram:
         """A member as the kernel holds it; None if it is not known there."""
         return self._members.read(member_id)
 
+    def live_members(self) -> frozenset[int]:
+        """Of the members whose live bit is set in the kernel now, the ids."""
+        return self._members.live_ids()
+
     def counters(self) -> dict[str, int]:
         """All counters by name, summed over CPUs. They survive restarts. docs/protocol.md says what each counts."""
         return self._counters.read()

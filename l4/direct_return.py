@@ -1,9 +1,12 @@
 """What a host needs so that it can hold VIPs on `lo` and answer clients directly (direct server return).
 
-- It must not answer ARP for a VIP, or it would draw the VIP's traffic to itself (`arp_ignore`, `arp_announce`; IPv6
-  neighbour discovery answers for addresses of the asked interface only).
+- It must not answer ARP for a VIP, or it would draw the VIP's traffic to itself (`arp_ignore`, `arp_announce`). IPv6
+  neighbour discovery needs no setting: it answers, solicits and announces for addresses of the asked interface only,
+  so never for those of `lo` (net/ipv6/ndisc.c, ndisc_recv_ns).
 - Decapsulated packets come from clients, through an interface that may not be the way back to them: strict reverse path
   filtering would drop them (RFC 3704 section 2.2); the loose kind will do.
+- An L4 node that probes members is answered from the VIP, which is its own address as well: the kernel takes such
+  packets only where it is told to (`accept_local`).
 - Clients must send segments that still fit the path when they are encapsulated: the default routes advertise a smaller
   MSS (RFC 9293 section 3.7.1).
 
@@ -12,6 +15,8 @@ Settings are only ever tightened or loosened as far as needed. Marks of ours on 
 
 import logging
 import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,54 +43,144 @@ class DirectReturnError(Exception):
     """A setting could not be made."""
 
 
-def hide_vips_from_neighbours() -> None:
-    """Sees to it that no interface answers or announces a VIP by ARP. Raises DirectReturnError."""
+@dataclass(frozen=True, slots=True)
+class Ipv4Settings:
+    """Of all interfaces together (`all`), and of the one that traffic arrives on (`own`)."""
+
+    all: Mapping[str, int]
+    own: Mapping[str, int]
+
+    NAMES = ("arp_ignore", "arp_announce", "rp_filter", "accept_local")
+
+    @classmethod
+    def read(cls, interface: str) -> "Ipv4Settings":
+        """Raises DirectReturnError."""
+        return cls(*({name: _read(IPV4_CONF / where / name) for name in cls.NAMES} for where in ("all", interface)))
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    """Another value for a setting."""
+
+    interface: str
+    """Or `all`."""
+    name: str
+    value: int
+    was: int
+
+    @property
+    def words(self) -> str:
+        return f"net.ipv4.conf.{self.interface}.{self.name}: {self.was} becomes {self.value}"
+
+    def carry_out(self) -> None:
+        """Raises DirectReturnError."""
+        setting = IPV4_CONF / self.interface / self.name
+        try:
+            setting.write_text(f"{self.value}\n")
+        except OSError as error:
+            raise DirectReturnError(
+                f"{setting} could not be set to {self.value}: {error.strerror}; is /proc/sys writable?"
+            ) from error
+        log.info("%s", self.words)
+
+
+def plan_settings(
+    interface: str, present: Ipv4Settings, *, takes_clients_packets: bool, takes_own_addresses: bool
+) -> list[SettingChange]:
+    """What is to be set so that no interface answers or announces a VIP by ARP, and that packets from clients
+    (decapsulated here) or from this host's own addresses (answers to probes) are taken where they arrive."""
+    changes = []
     # The kernel takes the larger of "all" and the interface's own, so stricter settings of an operator stand.
-    _raise_to(IPV4_CONF / "all" / "arp_ignore", 1)
-    _raise_to(IPV4_CONF / "all" / "arp_announce", 2)
-
-
-def accept_clients_packets(interface: str) -> None:
-    """Loosens strict reverse path filtering where the packets arrive. Raises DirectReturnError."""
+    for name, value in (("arp_ignore", 1), ("arp_announce", 2)):
+        if present.all[name] < value:
+            changes.append(SettingChange("all", name, value, present.all[name]))
     # 0 off, 1 strict, 2 loose; again the larger of the two rules, so 2 here also overrides a strict "all".
-    if max(_read(IPV4_CONF / "all" / "rp_filter"), _read(IPV4_CONF / interface / "rp_filter")) == 1:
-        _write(IPV4_CONF / interface / "rp_filter", 2)
+    if (takes_clients_packets or takes_own_addresses) and max(present.all["rp_filter"], present.own["rp_filter"]) == 1:
+        changes.append(SettingChange(interface, "rp_filter", 2, present.own["rp_filter"]))
+    if takes_own_addresses and not (present.all["accept_local"] or present.own["accept_local"]):
+        changes.append(SettingChange(interface, "accept_local", 1, 0))
+    return changes
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """A default route as the kernel told of it."""
+
+    family: int
+    advertised: int
+    """The MSS; 0: that which fits the interface."""
+    gateway: str | None
+    is_advertised_by_router: bool
+    message: Any = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MssChange:
+    """Another MSS for a default route."""
+
+    route: DefaultRoute
+    mss: int
+
+    @property
+    def words(self) -> str:
+        return f"default route by {self.route.gateway}: advertises an MSS of {self.mss}"
+
+    def carry_out(self) -> None:
+        """Raises DirectReturnError."""
+        with IPRoute() as netlink:
+            _replace(netlink, self.route.message, advmss=self.mss)
+        log.info("%s", self.words)
+
+
+def read_default_routes() -> list[DefaultRoute]:
+    """Of both families."""
+    with IPRoute() as netlink:
+        return [
+            DefaultRoute(
+                family=family,
+                advertised=route_metrics(route).get("RTAX_ADVMSS", 0),
+                gateway=route.get("RTA_GATEWAY"),
+                is_advertised_by_router=route["proto"] == _PROTOCOL_ROUTER_ADVERTISEMENT,
+                message=route,
+            )
+            for family in HEADERS
+            for route in default_routes(netlink, family)
+        ]
+
+
+def plan_mss(routes: Iterable[DefaultRoute], mtu: int, overhead: int) -> tuple[list[MssChange], list[str]]:
+    """How default routes come to advertise an MSS that leaves room for the encapsulation, and what stands against it.
+
+    `overhead` is the largest that packets come here with (`OVERHEADS`), in octets; 0 asks for nothing. A route that
+    advertises less already is left alone.
+    """
+    changes: list[MssChange] = []
+    obstacles: list[str] = []
+    if not overhead:
+        return changes, obstacles
+    routes = list(routes)
+    if not routes:
+        obstacles.append(
+            "no default route to advertise a smaller MSS: full-sized packets of clients may not fit the tunnel"
+        )
+    for route in routes:
+        wanted = tunnel_mss(mtu, route.family, overhead)
+        if 0 < route.advertised <= wanted:
+            continue
+        if route.is_advertised_by_router:
+            # A route that is replaced by hand is not renewed by advertisements any more.
+            obstacles.append(
+                f"the default route by {route.gateway} is learnt from router advertisements and cannot be given an MSS "
+                f"of {wanted}: set a static default route, or large packets to IPv6 VIPs will not fit the tunnel"
+            )
+        else:
+            changes.append(MssChange(route, wanted))
+    return changes, obstacles
 
 
 def tunnel_mss(mtu: int, family: int, overhead: int) -> int:
     """The largest TCP segment that fits `mtu` together with its own headers and `overhead` octets of encapsulation."""
     return mtu - overhead - HEADERS[family]
-
-
-def advertise_tunnel_mss(interface: Interface, overhead: int) -> int:
-    """Lets the default routes advertise an MSS that leaves room for the encapsulation on `interface`.
-
-    `overhead` is the largest that packets come here with (`OVERHEADS`), in octets.
-
-    A route that advertises less already is left alone. Returns how many default routes now advertise a fitting MSS;
-    0 means that large packets of clients would not reach this host. Raises DirectReturnError.
-    """
-    fitting = 0
-    with IPRoute() as netlink:
-        for family in HEADERS:
-            wanted = tunnel_mss(interface.mtu, family, overhead)
-            for route in default_routes(netlink, family):
-                advertised = route_metrics(route).get("RTAX_ADVMSS", 0)
-                if 0 < advertised <= wanted:
-                    fitting += 1
-                elif route["proto"] == _PROTOCOL_ROUTER_ADVERTISEMENT:
-                    # A route that is replaced by hand is not renewed by advertisements any more.
-                    log.warning(
-                        "the default route by %s is learnt from router advertisements and cannot be given an MSS of "
-                        "%d: set a static default route, or large packets to IPv6 VIPs will not fit the tunnel",
-                        route.get("RTA_GATEWAY"),
-                        wanted,
-                    )
-                else:
-                    _replace(netlink, route, advmss=wanted)
-                    log.info("default route by %s advertises an MSS of %d", route.get("RTA_GATEWAY"), wanted)
-                    fitting += 1
-    return fitting
 
 
 def stop_advertising_tunnel_mss(interface: Interface) -> None:
@@ -147,18 +242,3 @@ def _read(setting: Path) -> int:
         return int(setting.read_text())
     except (OSError, ValueError) as error:
         raise DirectReturnError(f"{setting}: {error}") from error
-
-
-def _write(setting: Path, value: int) -> None:
-    try:
-        setting.write_text(f"{value}\n")
-    except OSError as error:
-        raise DirectReturnError(
-            f"{setting} could not be set to {value}: {error.strerror}; is /proc/sys writable?"
-        ) from error
-    log.info("%s set to %d", setting, value)
-
-
-def _raise_to(setting: Path, value: int) -> None:
-    if _read(setting) < value:
-        _write(setting, value)

@@ -41,7 +41,7 @@ async def balancer_metrics(agent: BalancerAgent) -> list[Metric]:
             "bgp_session_established",
             "1 if the BGP session with the neighbour is established",
             ("neighbor",),
-            (((neighbor,), float(is_up)) for neighbor, is_up in agent.sessions.items()),
+            (((neighbor,), float(is_up)) for neighbor, is_up in status.sessions.items()),
         ),
         *_tables(status.tables),
     ]

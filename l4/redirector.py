@@ -1,11 +1,14 @@
 """The redirector agent: makes a RedirectorSnapshot the state of a member's host, and takes the census of its flows.
 
-The kernel is made ready from the inside out: members and tunnel sources first, then the program, then routes that leave
-room for the encapsulation, and at last the VIPs on `lo`, with which the host accepts flows. All of it stays when the
-agent ends: the flows of this host do not notice a restart.
+The kernel is made ready from the inside out: members and tunnel sources first, then the program, then settings and
+routes that leave room for the encapsulation, and at last the VIPs on `lo`, with which the host accepts flows. All of it
+stays when the agent ends: the flows of this host do not notice a restart. While it runs, what somebody takes away comes
+back as soon as the kernel tells of it.
 """
 
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,24 +18,24 @@ from typing import Literal, TypeVar
 
 import trio
 
-from l4 import vips as loopback
 from l4.attachment import XdpMode, attached_program
 from l4.census import Census
-from l4.direct_return import (
-    DirectReturnError,
-    accept_clients_packets,
-    advertise_tunnel_mss,
-    hide_vips_from_neighbours,
-)
+from l4.direct_return import DirectReturnError
 from l4.entries import MemberEntry
 from l4.forwarding import GenerationTables
-from l4.interface import OVERHEADS, Interface, InterfaceError, look_up_interface
+from l4.host_keeper import HostKeeper
+from l4.host_policy import redirector_policy
+from l4.interface import InterfaceError, look_up_interface
+from l4.kernel_events import Heard
+from l4.pace import Pace
 from l4.program_error import NotInService, ProgramError
 from l4.redirector_program import RedirectorProgram
 from l4.rehearsal import remove_leftovers
 from l4.reload import NotReloaded, Replacement
 from l4.snapshot_entries import member_entries
 from l4.tcp_sockets import SocketDumpError, tcp_flows
+from l4.vips import VipError
+from l4.watch import Occasion, Watch
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import PoolCensus, RedirectorStatus
 from orchestrator.contract.snapshot import RedirectorSnapshot, Snapshot
@@ -40,7 +43,7 @@ from orchestrator.contract.snapshot import RedirectorSnapshot, Snapshot
 log = logging.getLogger(__name__)
 
 #: What may go wrong between a snapshot and a running state, each with a message for the operator.
-_FAILURES = (ProgramError, InterfaceError, loopback.VipError, DirectReturnError, OSError)
+_FAILURES = (ProgramError, InterfaceError, VipError, DirectReturnError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,13 @@ class RedirectorAgent:
         self._turn = trio.Lock()
         self._program: RedirectorProgram | None = None
         self._plan: _Plan | None = None
-        self._counts: Counter[str] = Counter(snapshots_refused=0, census_failures=0)
+        self._counts: Counter[str] = Counter(
+            snapshots_refused=0, census_failures=0, watch_failures=0, programs_restored=0
+        )
+        self._watch = Watch(interface)
+        self._watch_trouble: str | None = None
+        self._host = HostKeeper(self._counts)
+        self._attaching = Pace(time.monotonic)
 
     def __repr__(self) -> str:
         version = self._plan.snapshot.version if self._plan else None
@@ -114,7 +123,11 @@ class RedirectorAgent:
     async def status(self) -> RedirectorStatus:
         """What this host runs and holds now."""
         async with self._turn:
-            return await trio.to_thread.run_sync(self._look)
+            return await trio.to_thread.run_sync(self._read_status)
+
+    async def keep_in_order(self) -> None:
+        """Task: puts right what somebody takes off this host or changes on it, and follows its interface."""
+        await self._watch.run(self._look)
 
     async def inspect(self, look: Callable[[RedirectorProgram, RedirectorSnapshot], T]) -> T:
         """What `look` makes of the running program and its snapshot, in a thread, between two changes of them.
@@ -157,20 +170,13 @@ class RedirectorAgent:
         snapshot = plan.snapshot
         program.set_members(plan.members)
         program.set_tunnel_sources(snapshot.tunnel_sources)
-        interface = self._set_settings(program, plan)
+        self._set_settings(program, plan)
         if program is not self._program or attached_program(self._interface) is None:
             mode = program.attach(self._interface, self._xdp_mode)
             log.info("XDP program attached to %s in %s mode", self._interface, mode)
-        hide_vips_from_neighbours()
-        accept_clients_packets(self._interface)
-        overhead = max((OVERHEADS[pool.encapsulation, snapshot.address.version] for pool in snapshot.pools), default=0)
-        if overhead and not advertise_tunnel_mss(interface, overhead) and snapshot.vips:
-            log.warning(
-                "no default route to advertise a smaller MSS: full-sized packets of clients may not fit the tunnel"
-            )
-        loopback.reconcile({vip.network for vip in snapshot.vips})
+        self._host.establish(redirector_policy(snapshot, self._interface))
 
-    def _set_settings(self, program: RedirectorProgram, plan: _Plan) -> Interface:
+    def _set_settings(self, program: RedirectorProgram, plan: _Plan) -> None:
         """What the snapshot and the interface say: an operator may give that another MAC address at any time."""
         address = plan.snapshot.address
         interface = look_up_interface(self._interface)
@@ -179,11 +185,39 @@ class RedirectorAgent:
             v6=address if isinstance(address, IPv6Address) else None,
             mac=interface.mac,
         )
-        return interface
 
-    def _look(self) -> RedirectorStatus:
-        if self._program is not None and self._plan is not None:
-            self._follow_interface(self._program, self._plan)
+    async def _look(self, occasion: Occasion) -> float:
+        """Returns the seconds after which to look again at the latest."""
+        again_s = math.inf
+        async with self._turn:
+            if self._program is None or self._plan is None:
+                return again_s
+            try:
+                again_s = await trio.to_thread.run_sync(self._put_right, self._program, self._plan, occasion)
+            except _FAILURES as error:
+                self._counts["watch_failures"] += 1
+                if str(error) != self._watch_trouble:
+                    log.error("cannot look after this host, trying again every second: %s", error)
+                self._watch_trouble = str(error)
+            else:
+                self._watch_trouble = None
+        return again_s
+
+    def _put_right(self, program: RedirectorProgram, plan: _Plan, occasion: Occasion) -> float:
+        policy = redirector_policy(plan.snapshot, self._interface)
+        again_s = self._host.keep(policy, heard=Heard.HOST in occasion.heard, is_beat=occasion.is_beat)
+        if occasion.is_beat or Heard.INTERFACE in occasion.heard:
+            self._set_settings(program, plan)
+        if attached_program(self._interface) is not None:
+            return again_s
+        if not self._attaching.wait_s:
+            self._attaching.attempted()
+            program.attach(self._interface, self._xdp_mode)
+            self._counts["programs_restored"] += 1
+            log.warning("somebody took the XDP program off %s; attached again", self._interface)
+        return min(again_s, self._attaching.wait_s)
+
+    def _read_status(self) -> RedirectorStatus:
         counters = self._read_counters()
         return RedirectorStatus(
             interface=self._interface,
@@ -192,12 +226,6 @@ class RedirectorAgent:
             new_flows=counters.get("local_syn", 0),
             counters=counters,
         )
-
-    def _follow_interface(self, program: RedirectorProgram, plan: _Plan) -> None:
-        try:
-            self._set_settings(program, plan)
-        except _FAILURES as error:
-            log.error("cannot look after the program's settings: %s", error)
 
     def _mode(self) -> Literal["native", "generic", "detached"]:
         try:

@@ -20,6 +20,7 @@ from l4.capabilities import NotPermitted, effective_capabilities, require_capabi
 from l4.checks.check import Place
 from l4.checks.command import doctor
 from l4.direct_return import DirectReturnError, stop_advertising_tunnel_mss
+from l4.host_plan_command import vips
 from l4.interface import InterfaceError, look_up_interface
 from l4.metrics import balancer_metrics, exposition, redirector_metrics
 from l4.metrics_server import serve_metrics
@@ -112,6 +113,7 @@ def redirector() -> None:
 
 
 main.add_command(doctor)
+main.add_command(vips)
 
 
 @balancer.command("run")
@@ -175,7 +177,9 @@ def run_redirector(
     async def expose() -> bytes:
         return exposition(await redirector_metrics(agent))
 
-    tasks: list[Task] = [] if metrics is None else [functools.partial(serve_metrics, *metrics, expose)]
+    tasks: list[Task] = [agent.keep_in_order]
+    if metrics is not None:
+        tasks.append(functools.partial(serve_metrics, *metrics, expose))
     respondent = RedirectorRespondent(agent, interface, place)
     run_to_the_end(AgentRole.REDIRECTOR, agent, respondent, kept, interface, Joining(**joining), tasks)
 

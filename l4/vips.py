@@ -7,39 +7,39 @@ earlier one, takes away what is ours and nothing else.
 Of a block, the kernel accepts what its routes call local. In IPv4 an address on `lo` makes its whole block so, but for
 the last address, which it takes for a broadcast: that route is taken away. In IPv6 it makes the address alone local, so
 that the block is given a route of its own.
+
+A VIP may be put there for a time, which is then renewed: the kernel takes it away by itself if nobody does, with all
+routes, those of ours too (docs/adr/0014-dead-mans-timer.md).
+
+What is there is read (`look_at_loopback`), what is to be done follows from that (`plan_loopback`, which touches
+nothing), and is then done (`carry_out`).
 """
 
-import contextlib
 import errno
 import logging
-import socket
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network
-from typing import Any
-
-from pyroute2 import IPRoute, NetlinkError
+from enum import StrEnum
 
 from l4.interface_addresses import Network, addresses_of
+from l4.loopback_requests import (
+    LOOPBACK_INDEX,
+    OUR_PROTOCOL,
+    address_request,
+    block_routes,
+    broadcast_route_request,
+    broadcast_routes,
+    has_broadcast,
+    is_up,
+    local_route_request,
+    up_request,
+)
+from l4.rtnetlink import Request, Rtnetlink
 
 log = logging.getLogger(__name__)
 
-#: Our mark, of addresses and of routes. 0 to 3 are the kernel's addresses (`IFAPROT_*` in `linux/if_addr.h`), up to 4
-#: its routes (`RTPROT_*`), the rest is for user space.
-OUR_PROTOCOL = 0xEF
-
-LOOPBACK_INDEX = 1
-
-#: An address on loopback is nobody else's: duplicate address detection would only delay it (`IFA_F_NODAD`). An IPv6
-#: block has a route of ours, and needs none of the kernel's, which would not make it local (`IFA_F_NOPREFIXROUTE`).
-_NO_DAD = 0x02
-_NO_PREFIX_ROUTE = 0x200
-
-_LOCAL_TABLE = 255
-_SCOPE_LINK = 253
-_PROTOCOL_KERNEL = 2
-#: IPv4 blocks this long or longer have no broadcast address (RFC 3021).
-_NO_BROADCAST_LENGTH = 31
+__all__ = ["LOOPBACK_INDEX", "OUR_PROTOCOL"]
 
 
 class VipError(Exception):
@@ -50,106 +50,179 @@ class VipError(Exception):
 class Loopback:
     """What is on `lo`, told apart by our mark. A single address is a network of one."""
 
-    ours: frozenset[Network]
+    is_up: bool
+    lifetimes: Mapping[Network, int | None]
+    """Of ours: seconds left; None: for ever."""
     foreign: frozenset[Network]
+    routes: Mapping[Network, float | None]
+    """Our local routes of IPv6 blocks, in the same way. One that is out of time may linger, without effect."""
+    broadcasts: frozenset[Network]
+    """Addresses that the kernel takes for broadcasts."""
+
+    @property
+    def ours(self) -> frozenset[Network]:
+        return frozenset(self.lifetimes)
 
     @property
     def all(self) -> frozenset[Network]:
         return self.ours | self.foreign
 
 
+class _Act(StrEnum):
+    """With its words for an operator, from the network's."""
+
+    BRING_UP = "lo: brought up"
+    PUT_ON = "VIP {network}: put on lo{time}"
+    TAKE_OFF = "VIP {network}: taken off lo"
+    RENEW = "VIP {network}: stays on lo{time}"
+    ADD_ROUTE = "local route of VIP {network}: added{time}"
+    RENEW_ROUTE = "local route of VIP {network}: stays{time}"
+    REMOVE_ROUTE = "local route of VIP {network}: removed"
+    REMOVE_BROADCAST = "{network} as a broadcast address: removed, it is a VIP's"
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackChange:
+    """One thing to be done on `lo`."""
+
+    act: _Act
+    network: Network | None = None
+    lifetime_s: int | None = None
+
+    @property
+    def is_renewal(self) -> bool:
+        """Whether it only prolongs what is there."""
+        return self.act in (_Act.RENEW, _Act.RENEW_ROUTE)
+
+    @property
+    def words(self) -> str:
+        """What it does, as an operator would say it."""
+        time = f", for {self.lifetime_s} s unless renewed" if self.lifetime_s is not None else ""
+        return self.act.format(network=_text(self.network) if self.network is not None else "", time=time)
+
+    @property
+    def request(self) -> Request:
+        network, lifetime_s = self.network, self.lifetime_s
+        if network is None:
+            return up_request()
+        match self.act:
+            case _Act.PUT_ON:  # EEXIST: somebody else was faster
+                return address_request(network, lifetime_s, tolerated=errno.EEXIST)
+            case _Act.RENEW:
+                return address_request(network, lifetime_s, replaces=True)
+            case _Act.TAKE_OFF:
+                return address_request(network, removes=True, tolerated=errno.EADDRNOTAVAIL)
+            case _Act.ADD_ROUTE | _Act.RENEW_ROUTE:
+                return local_route_request(network, lifetime_s)
+            case _Act.REMOVE_ROUTE:
+                return local_route_request(network, removes=True)
+            case _:
+                return broadcast_route_request(network)
+
+
 def vips_on_loopback() -> Loopback:
-    """Reads the addresses of `lo`. Raises OSError."""
-    return _read()
+    """Reads the addresses and local routes of `lo`. Raises OSError."""
+    with Rtnetlink() as netlink:
+        return look_at_loopback(netlink)
+
+
+def look_at_loopback(netlink: Rtnetlink) -> Loopback:
+    """The same by a socket that is open. Raises OSError."""
+    held = list(addresses_of(LOOPBACK_INDEX, netlink))
+    return Loopback(
+        is_up=is_up(),
+        lifetimes={address.network: address.valid_s for address in held if address.mark == OUR_PROTOCOL},
+        foreign=frozenset(address.network for address in held if address.mark != OUR_PROTOCOL),
+        routes=dict(block_routes(netlink)),
+        broadcasts=frozenset(broadcast_routes(netlink)),
+    )
+
+
+def plan_loopback(
+    wanted: Mapping[Network, int | None], present: Loopback, *, renews: bool = True
+) -> list[LoopbackChange]:
+    """What is to be done so that `wanted`, and nothing else of ours, is on `lo`: a pure function.
+
+    `wanted` says for how many seconds; None: for ever. A time that is a third over is renewed, unless `renews` is
+    false: then only what has the wrong kind of lifetime, or a longer one, is given another. What leaves comes first.
+    """
+    changes = [] if present.is_up else [LoopbackChange(_Act.BRING_UP)]
+    leaving = present.ours.difference(wanted)
+    changes += [LoopbackChange(_Act.TAKE_OFF, network) for network in sorted(leaving, key=_order)]
+    stale_routes = present.routes.keys() - wanted.keys()
+    changes += [LoopbackChange(_Act.REMOVE_ROUTE, network) for network in sorted(stale_routes, key=_order)]
+    for network in sorted(wanted, key=_order):
+        lifetime_s = wanted[network]
+        if network.version == 6 and not _is_single(network):
+            if network not in present.routes:
+                changes.append(LoopbackChange(_Act.ADD_ROUTE, network, lifetime_s))
+            elif _is_due(lifetime_s, present.routes[network], renews=renews):
+                changes.append(LoopbackChange(_Act.RENEW_ROUTE, network, lifetime_s))
+        if network in present.lifetimes:
+            if _is_due(lifetime_s, present.lifetimes[network], renews=renews):
+                changes.append(LoopbackChange(_Act.RENEW, network, lifetime_s))
+        elif network not in present.foreign:
+            changes.append(LoopbackChange(_Act.PUT_ON, network, lifetime_s))
+        is_held = network in present.lifetimes  # if not, the kernel is about to make the route
+        if (
+            network not in present.foreign
+            and has_broadcast(network)
+            and is_held <= (last(network) in present.broadcasts)
+        ):
+            changes.append(LoopbackChange(_Act.REMOVE_BROADCAST, last(network)))
+    return changes
+
+
+def carry_out(changes: Iterable[LoopbackChange], netlink: Rtnetlink) -> None:
+    """Does what was planned. Raises VipError; what stands behind a change that failed was done nevertheless."""
+    changes = list(changes)
+    try:
+        netlink.change([change.request for change in changes])
+    except OSError as error:
+        raise VipError(f"lo: the kernel refused a change of VIPs: {error}; the agent needs CAP_NET_ADMIN") from error
+    for change in changes:
+        log.log(logging.DEBUG if change.is_renewal else logging.INFO, "%s", change.words)
 
 
 def reconcile(wanted: Collection[Network]) -> Loopback:
-    """Puts `wanted` on `lo` and takes off whatever else is ours. What someone else put there stays theirs.
+    """Puts `wanted` on `lo`, for ever, and takes off whatever else is ours. What someone else put there stays theirs.
 
     Idempotent; what is there already is not touched, not even for a moment. Brings `lo` up if it is down.
-    Returns what is there now. Raises VipError.
+    Returns what is there now. Raises VipError, OSError.
     """
-    present = _read()
-    with IPRoute() as netlink:
-        try:
-            if netlink.get_links(LOOPBACK_INDEX)[0].get("state") != "up":
-                netlink.link("set", index=LOOPBACK_INDEX, state="up")
-            for network in sorted(present.ours.difference(wanted), key=_order):
-                _remove(netlink, network)
-                log.info("VIP %s taken off lo", _text(network))
-            for network in sorted(set(wanted) - present.all, key=_order):
-                _add(netlink, network)
-                log.info("VIP %s put on lo", _text(network))
-        except NetlinkError as error:
-            raise VipError(
-                f"lo: the kernel refused a change of VIPs: {error}; the agent needs CAP_NET_ADMIN"
-            ) from error
-    return _read() if present.ours != frozenset(wanted) else present
+    with Rtnetlink() as netlink:
+        present = look_at_loopback(netlink)
+        changes = plan_loopback(dict.fromkeys(wanted), present)
+        if not changes:
+            return present
+        carry_out(changes, netlink)
+        return look_at_loopback(netlink)
 
 
-def _add(netlink: IPRoute, network: Network) -> None:
-    if network.version == 6 and not _is_single(network):
-        with _unless(errno.EEXIST):
-            netlink.route("add", **_local_route(network))
-    with _unless(errno.EEXIST):  # somebody else was faster
-        netlink.addr("add", **_address(network))
-    if isinstance(network, IPv4Network) and network.prefixlen < _NO_BROADCAST_LENGTH:
-        with _unless(errno.ESRCH):
-            netlink.route("del", **_broadcast_route(network))
+def withdraw_all_but(networks: Collection[Network]) -> None:
+    """Takes those VIPs off `lo` that are not named. Whatever stays is not touched. Raises VipError, OSError."""
+    with Rtnetlink() as netlink:
+        present = look_at_loopback(netlink)
+        leaving = present.ours.difference(networks)
+        staying = {network: left for network, left in present.lifetimes.items() if network not in leaving}
+        changes = [change for change in plan_loopback(staying, present) if change.act in _DEPARTURES]
+        carry_out(changes, netlink)
 
 
-def _remove(netlink: IPRoute, network: Network) -> None:
-    with _unless(errno.EADDRNOTAVAIL):  # as above
-        netlink.addr("del", **_address(network))
-    if network.version == 6 and not _is_single(network):
-        with _unless(errno.ESRCH):
-            netlink.route("del", **_local_route(network))
+_DEPARTURES = (_Act.TAKE_OFF, _Act.REMOVE_ROUTE)
 
 
-def _address(network: Network) -> dict[str, Any]:
-    """A block's address is its last in IPv6, where an address can be on `lo` but once: its first may be that of a
-    narrower block, or a VIP of its own."""
-    is_ipv4 = network.version == 4
-    return {
-        "index": LOOPBACK_INDEX,
-        "address": str(network.network_address if is_ipv4 else network.broadcast_address),
-        "family": _family(network),
-        "prefixlen": network.prefixlen,
-        "flags": _NO_DAD if is_ipv4 else _NO_DAD | _NO_PREFIX_ROUTE,
-        "proto": OUR_PROTOCOL,
-    }
+def last(network: Network) -> Network:
+    """The last address of a block, as a network of one."""
+    return type(network)(network.broadcast_address)
 
 
-def _local_route(network: Network) -> dict[str, Any]:
-    return {"type": "local", **_local_table(network), "dst": str(network), "proto": OUR_PROTOCOL}
-
-
-def _broadcast_route(network: IPv4Network) -> dict[str, Any]:
-    """As the kernel has made it."""
-    made = {"type": "broadcast", "scope": _SCOPE_LINK, "proto": _PROTOCOL_KERNEL}
-    return {**made, **_local_table(network), "dst": f"{network.broadcast_address}/32"}
-
-
-def _local_table(network: Network) -> dict[str, Any]:
-    return {"family": _family(network), "oif": LOOPBACK_INDEX, "table": _LOCAL_TABLE}
-
-
-@contextlib.contextmanager
-def _unless(tolerated: int) -> Iterator[None]:
-    """The kernel may answer this error."""
-    try:
-        yield
-    except NetlinkError as error:
-        if error.code != tolerated:
-            raise
-
-
-def _read() -> Loopback:
-    found = dict(addresses_of(LOOPBACK_INDEX))
-    return Loopback(
-        ours=frozenset(network for network, mark in found.items() if mark == OUR_PROTOCOL),
-        foreign=frozenset(network for network, mark in found.items() if mark != OUR_PROTOCOL),
-    )
+def _is_due(lifetime_s: int | None, left_s: float | None, *, renews: bool) -> bool:
+    if lifetime_s is None or left_s is None:
+        return lifetime_s != left_s
+    if left_s > lifetime_s or left_s <= 0:
+        return True
+    return renews and left_s <= math.ceil(lifetime_s * 2 / 3)
 
 
 def _is_single(network: Network) -> bool:
@@ -158,10 +231,6 @@ def _is_single(network: Network) -> bool:
 
 def _text(network: Network) -> str:
     return str(network.network_address) if _is_single(network) else str(network)
-
-
-def _family(network: Network) -> int:
-    return socket.AF_INET if network.version == 4 else socket.AF_INET6
 
 
 def _order(network: Network) -> tuple[int, int, int]:

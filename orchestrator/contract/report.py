@@ -62,6 +62,8 @@ class BalancerStatus(Contract):
     """VIPs that this node announces by BGP now."""
     withheld: dict[Name, str]
     """VIPs that it does not, with the reason."""
+    announced_despite: dict[Name, str] = Field(default_factory=dict)
+    """VIPs that it announces only because nobody else does (`announce_anyway`), with what should keep it from that."""
     announcement: Announcement = Announcement.NORMAL
     """How, by what BIRD runs with now."""
     sessions: dict[str, bool] = Field(default_factory=dict)

@@ -117,7 +117,7 @@ DRAINING: Final = pool((2, {1}), (1, {1, 2}))
 DRAINED: Final = pool((2, {1}))
 
 
-def eventually(look: Callable[[], T], what: str, within_s: float = 20.0) -> T:
+def eventually(look: Callable[[], T], what: str, within_s: float = 60.0) -> T:
     """The first true answer. These tests wait for other processes, which no clock of theirs can step."""
     deadline = time.monotonic() + within_s
     while not (answer := look()):

@@ -125,8 +125,8 @@ def test_a_restarted_agent_leaves_table_program_and_announcements_as_they_are(
     assert all(echoes(flow) for flow, _ in flows)
 
 
-def program_on(edge: Edge, host: str) -> int:
-    (link,) = json.loads(edge.execute(host, "ip", "-d", "-j", "link", "show", "eth0"))
+def program_on(edge: Edge, host: str, interface: str = "eth0") -> int:
+    (link,) = json.loads(edge.execute(host, "ip", "-d", "-j", "link", "show", interface))
     return int(link["xdp"]["prog"]["id"])
 
 
@@ -304,11 +304,24 @@ def test_vips_are_withdrawn_when_no_member_is_reachable_and_come_back(edge: Edge
     eventually(lambda: edge.routes_to_vips() == ALL, "the VIPs are announced again")
 
 
-def test_vips_are_withdrawn_when_the_program_is_taken_off(edge: Edge) -> None:
+def test_a_program_that_is_taken_off_is_attached_again(edge: Edge) -> None:
     edge.execute("l4", "ip", "link", "set", "eth0", "xdp", "off")
+    eventually(lambda: "attached again" in edge.log_of("l4"), "the program is attached again")
+    assert edge.metrics("l4")["edge_l4_programs_restored_total"] == 1
+    assert "withheld" not in edge.log_of("l4")
+    assert edge.routes_to_vips() == ALL
+
+
+def test_vips_are_withdrawn_when_a_foreign_program_replaces_ours(edge: Edge) -> None:
+    workspace = edge.directory / "l4" / "replaced"
+    workspace.mkdir()
+    edge.execute("l4", "ip", "link", "add", "spare", "type", "veth", "peer", "name", "other-spare")
+    attach_pass_program(edge.namespace("l4"), ["spare"], workspace)
+    foreign = str(program_on(edge, "l4", "spare"))
+    edge.execute("l4", "bpftool", "net", "attach", "xdpdrv", "id", foreign, "dev", "eth0", "overwrite")
     eventually(lambda: not edge.routes_to_vips(), "the VIPs are withdrawn")
-    assert "VIP web-v6 withheld: no XDP program on eth0" in edge.log_of("l4")
-    restart(edge, "l4", AgentRole.BALANCER)
+    eventually(lambda: "VIP web-v6 withheld: no balancer on eth0" in edge.log_of("l4"), "the log says why")
+    edge.execute("l4", "ip", "link", "set", "eth0", "xdp", "off")
     eventually(lambda: edge.routes_to_vips() == ALL, "the VIPs are announced again")
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from l4.checks import arp, kernel, listeners, loopback, mtu, offload, reverse_path, xdp
 from l4.checks.checkup import run_mend
-from l4.direct_return import advertise_tunnel_mss, hide_vips_from_neighbours
-from l4.interface import OVERHEADS, look_up_interface
+from l4.host_policy import HostPolicy, carry_out, look_at_host, plan
+from l4.interface import OVERHEADS
 from l4.vips import reconcile
 from orchestrator.contract.checkup import CheckResult, Severity
 from orchestrator.contract.pool import Encapsulation
@@ -37,9 +37,8 @@ def host(inside: Inside) -> Inside:
     inside(make_uplink)
     inside(shell, "ethtool -K eth0 tx off gro off")
     inside(shell, "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0")
-    inside(hide_vips_from_neighbours)
-    inside(lambda: advertise_tunnel_mss(look_up_interface("eth0"), GUE))
-    inside(reconcile, {vip.network for vip in VIPS})
+    policy = HostPolicy("eth0", dict.fromkeys((vip.network for vip in VIPS), None), overhead=GUE)
+    inside(lambda: carry_out(plan(policy, look_at_host(policy)).changes))
     return inside
 
 

@@ -9,9 +9,10 @@ from pyroute2 import IPRoute
 
 from l4.direct_return import (
     IPV4_CONF,
-    accept_clients_packets,
-    advertise_tunnel_mss,
-    hide_vips_from_neighbours,
+    Ipv4Settings,
+    plan_mss,
+    plan_settings,
+    read_default_routes,
     stop_advertising_tunnel_mss,
     tunnel_mss,
 )
@@ -25,6 +26,27 @@ GUE = OVERHEADS[Encapsulation.GUE, 4]
 Inside = Callable[..., Any]
 V4_GATEWAY = "198.18.2.1"
 V6_GATEWAY = "2001:db8:18:2::1"
+
+
+def advertise(interface: Interface, overhead: int) -> tuple[int, list[str]]:
+    """Plans and does it. Returns how many routes were changed, and the obstacles."""
+    changes, obstacles = plan_mss(read_default_routes(), interface.mtu, overhead)
+    for change in changes:
+        change.carry_out()
+    return len(changes), obstacles
+
+
+def settle(interface: str, *, takes_clients_packets: bool = False, takes_own_addresses: bool = False) -> list[str]:
+    """Plans and does it. Returns what was planned, in words."""
+    changes = plan_settings(
+        interface,
+        Ipv4Settings.read(interface),
+        takes_clients_packets=takes_clients_packets,
+        takes_own_addresses=takes_own_addresses,
+    )
+    for change in changes:
+        change.carry_out()
+    return [change.words for change in changes]
 
 
 def make_uplink() -> Interface:
@@ -78,14 +100,14 @@ def test_an_unknown_interface_is_named(inside: Inside) -> None:
 
 
 def test_default_routes_of_both_families_leave_room_for_the_encapsulation(inside: Inside, uplink: Interface) -> None:
-    assert inside(advertise_tunnel_mss, uplink, GUE) == 2
+    assert inside(advertise, uplink, GUE) == (2, [])
     assert advertised(inside) == {V4_GATEWAY: 1500 - 44 - 40, V6_GATEWAY: 1500 - 44 - 60}
 
 
 def test_the_mss_is_set_once_and_taken_off_again(inside: Inside, uplink: Interface) -> None:
-    inside(advertise_tunnel_mss, uplink, GUE)
+    inside(advertise, uplink, GUE)
     once = inside(default_routes)
-    assert inside(advertise_tunnel_mss, uplink, GUE) == 2
+    assert inside(advertise, uplink, GUE) == (0, [])
     assert inside(default_routes) == once
     inside(stop_advertising_tunnel_mss, uplink)
     assert advertised(inside) == {V4_GATEWAY: None, V6_GATEWAY: None}
@@ -96,7 +118,7 @@ def test_every_encapsulation_takes_its_own_and_is_told_from_an_operators(
     inside: Inside, uplink: Interface, encapsulation: Encapsulation, version: int
 ) -> None:
     octets = OVERHEADS[encapsulation, version]
-    assert inside(advertise_tunnel_mss, uplink, octets) == 2
+    assert inside(advertise, uplink, octets) == (2, [])
     assert advertised(inside) == {V4_GATEWAY: 1500 - octets - 40, V6_GATEWAY: 1500 - octets - 60}
     inside(stop_advertising_tunnel_mss, uplink)
     assert advertised(inside) == {V4_GATEWAY: None, V6_GATEWAY: None}
@@ -104,7 +126,7 @@ def test_every_encapsulation_takes_its_own_and_is_told_from_an_operators(
 
 def test_a_smaller_mss_of_the_operator_stands(inside: Inside, uplink: Interface) -> None:
     inside(add_route, dst="default", gateway="198.18.2.9", priority=50, metrics={"advmss": 1200, "window": 20000})
-    assert inside(advertise_tunnel_mss, uplink, GUE) == 3
+    assert inside(advertise, uplink, GUE) == (2, [])
     assert advertised(inside)["198.18.2.9"] == 1200
     inside(stop_advertising_tunnel_mss, uplink)
     assert advertised(inside)["198.18.2.9"] == 1200
@@ -113,7 +135,7 @@ def test_a_smaller_mss_of_the_operator_stands(inside: Inside, uplink: Interface)
 def test_other_metrics_and_the_priority_survive(inside: Inside, uplink: Interface) -> None:
     inside(add_route, dst="default", gateway="198.18.2.9", priority=50, metrics={"window": 20000})
     before = len(inside(default_routes))
-    inside(advertise_tunnel_mss, uplink, GUE)
+    inside(advertise, uplink, GUE)
     assert ("198.18.2.9", 50, {"RTAX_ADVMSS": 1416, "RTAX_WINDOW": 20000}) in inside(default_routes)
     assert len(inside(default_routes)) == before
 
@@ -121,7 +143,7 @@ def test_other_metrics_and_the_priority_survive(inside: Inside, uplink: Interfac
 def test_a_default_route_with_several_next_hops_keeps_them(inside: Inside, uplink: Interface) -> None:
     hops = [{"gateway": "198.18.2.2", "hops": 0}, {"gateway": "198.18.2.3", "hops": 2}]
     inside(add_route, dst="default", family=socket.AF_INET, priority=70, multipath=hops)
-    inside(advertise_tunnel_mss, uplink, GUE)
+    inside(advertise, uplink, GUE)
 
     def next_hops() -> list[tuple[str, int]]:
         with IPRoute() as netlink:
@@ -133,26 +155,53 @@ def test_a_default_route_with_several_next_hops_keeps_them(inside: Inside, uplin
 
 
 def test_no_default_route_is_told(inside: Inside) -> None:
-    assert inside(advertise_tunnel_mss, Interface("eth0", 1500, mac=bytes(6)), GUE) == 0
+    changed, (obstacle,) = inside(advertise, Interface("eth0", 1500, mac=bytes(6)), GUE)
+    assert changed == 0
+    assert "no default route" in obstacle
 
 
-def test_arp_for_vips_is_silenced_but_a_stricter_setting_stands(inside: Inside) -> None:
+def test_a_route_of_router_advertisements_is_left_to_them_and_told(inside: Inside, uplink: Interface) -> None:
+    gateway = "2001:db8:18:2::9"
+    inside(add_route, dst="default", family=socket.AF_INET6, gateway=gateway, priority=512, proto=9)
+    changed, (obstacle,) = inside(advertise, uplink, GUE)
+    assert changed == 2
+    assert gateway in obstacle
+    assert advertised(inside)[gateway] is None
+
+
+def test_arp_for_vips_is_silenced_but_a_stricter_setting_stands(inside: Inside, uplink: Interface) -> None:
     def settings() -> tuple[str, str]:
         conf = IPV4_CONF / "all"
         return (conf / "arp_ignore").read_text().strip(), (conf / "arp_announce").read_text().strip()
 
-    inside(hide_vips_from_neighbours)
+    assert inside(settle, "eth0") == [
+        "net.ipv4.conf.all.arp_ignore: 0 becomes 1",
+        "net.ipv4.conf.all.arp_announce: 0 becomes 2",
+    ]
     assert inside(settings) == ("1", "2")
     inside((IPV4_CONF / "all" / "arp_ignore").write_text, "8")
-    inside(hide_vips_from_neighbours)
+    assert inside(settle, "eth0") == []
     assert inside(settings) == ("8", "2")
 
 
+@pytest.mark.parametrize("taking", ["takes_clients_packets", "takes_own_addresses"])
 @pytest.mark.parametrize(("everywhere", "own", "afterwards"), [(0, 0, 0), (1, 0, 2), (0, 1, 2), (2, 0, 0), (0, 2, 2)])
 def test_only_strict_reverse_path_filtering_is_loosened(
-    inside: Inside, uplink: Interface, everywhere: int, own: int, afterwards: int
+    inside: Inside, uplink: Interface, everywhere: int, own: int, afterwards: int, taking: str
 ) -> None:
     inside((IPV4_CONF / "all" / "rp_filter").write_text, str(everywhere))
     inside((IPV4_CONF / "eth0" / "rp_filter").write_text, str(own))
-    inside(accept_clients_packets, "eth0")
+    inside(settle, "eth0")
+    assert inside((IPV4_CONF / "eth0" / "rp_filter").read_text).strip() == str(own), "nothing asks for it"
+    inside(settle, "eth0", **{taking: True})
     assert inside((IPV4_CONF / "eth0" / "rp_filter").read_text).strip() == str(afterwards)
+
+
+def test_own_addresses_are_taken_where_probes_are_answered_only(inside: Inside, uplink: Interface) -> None:
+    def accepts() -> list[str]:
+        return [(IPV4_CONF / where / "accept_local").read_text().strip() for where in ("all", "eth0")]
+
+    inside(settle, "eth0", takes_clients_packets=True)
+    assert inside(accepts) == ["0", "0"]
+    inside(settle, "eth0", takes_own_addresses=True)
+    assert inside(accepts) == ["0", "1"]
