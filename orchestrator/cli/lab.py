@@ -33,6 +33,7 @@ Examples:
         "status": ("orchestrator.cli.lab:status", "What of it is there, and what is not."),
         "exec": ("orchestrator.cli.lab:execute", "Run a command on one of its hosts."),
         "chaos": ("orchestrator.cli.lab_chaos:chaos", "Faults, floods and upgrades under load, with a verdict."),
+        "soak": ("orchestrator.cli.lab_soak:soak", "Thousands of changes under load: what breaks, and what grows."),
         "demo": ("orchestrator.cli.lab_demo:demo", "Two drains and a dead L4 node under load, with a verdict."),
     },
 )
@@ -44,8 +45,8 @@ def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Sizes of the lab."""
     for option, default, what in (
         ("--backends", 3, "Hosts with nginx."),
-        ("--proxies", 3, "Hosts with edge-l7 and a redirector."),
-        ("--l4-nodes", 2, "Hosts with a balancer."),
+        ("--proxies", 3, "Hosts with edge-l7 and a redirector, at each site."),
+        ("--l4-nodes", 2, "Hosts with a balancer, at each site."),
     ):
         command = click.option(option, default=default, show_default=True, type=click.IntRange(1, 16), help=what)(
             command
@@ -84,10 +85,12 @@ def spec_of(options: dict[str, Any]) -> Any:
 Examples:
   edgectl lab up
   edgectl lab up --proxies 5 --l4-nodes 3
+  edgectl lab up --sites 2
 """
 )
 @name_option
 @size_options
+@click.option("--sites", default=1, show_default=True, type=click.IntRange(1, 2), help="Places; 2: a transit between.")
 @click.option("--replace", is_flag=True, help="Take down a lab of that name first.")
 @click.option("--keep", is_flag=True, help="If it fails, leave what came up, for a look at its logs.")
 @json_option
@@ -182,16 +185,22 @@ def drawn(found: "Lab", seen: "LabStatus") -> "RenderableType":
 
     from orchestrator.cli.drawings import BAD, GOOD, table
 
-    hosts = table(f"lab {seen.name}", "host", "address", "namespace", "link", "processes")
+    has_sites = any(host.site for host in seen.hosts)
+    hosts = table(
+        f"lab {seen.name}", "host", *(("site",) if has_sites else ()), "address", "namespace", "link", "processes"
+    )
     for host in seen.hosts:
         processes = Text(", ").join(
             Text(process.role.value, style=GOOD)
+            if process.alive and not process.frozen
+            else Text(f"{process.role.value} is frozen", style=BAD)
             if process.alive
             else Text(f"{process.role.value} is down: {process.log}", style=BAD)
             for process in host.processes
         )
         link = Text("") if host.connected else Text("cut", style=BAD)
         namespace = Text(host.namespace) if host.exists else Text(f"{host.namespace} is missing", style=BAD)
-        hosts.add_row(host.name, str(host.address or ""), namespace, link, processes)
+        site = (host.site,) if has_sites else ()
+        hosts.add_row(host.name, *site, str(host.address or ""), namespace, link, processes)
     verdict = Text("all is up", style=GOOD) if seen.healthy else Text("not all of it is up", style=BAD)
     return Group(hosts, verdict, Text(f"files: {seen.root}   CA for clients: {found.ca}", style="dim"))

@@ -83,23 +83,31 @@ def listed(about: dict[str, str]) -> "RenderableType":
     return scenarios
 
 
+def milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} ms"
+
+
 def drawn(result: "ChaosResult") -> "RenderableType":
     from rich.console import Group
     from rich.text import Text
 
     from orchestrator.cli.drawings import BAD, GOOD, table
 
-    scenarios = table("", "scenario", "flows", "broken", "requests", "failed", "datagrams", "lost", "counted", "")
+    columns = ("scenario", "flows", "broken", "lost", "requests", "failed", "datagrams", "lost", "detect", "recover")
+    scenarios = table("", *columns, "counted", "")
     scenarios.title = None
     for name, seen in result.scenarios.items():
         scenarios.add_row(
             name,
             str(seen.flows),
             Text(str(seen.flows_broken), style=BAD if seen.flows_broken else GOOD),
+            str(seen.flows_lost_with_proxy + seen.flows_lost_with_backend),
             str(seen.requests),
             Text(str(seen.requests_failed), style=BAD if seen.requests_failed else GOOD),
             str(seen.datagrams.sent),
             Text(str(seen.datagrams.lost), style=BAD if seen.datagrams.lost else GOOD),
+            milliseconds(seen.detect_ms),
+            milliseconds(seen.recover_ms),
             ", ".join(f"{what} {count:g}" for what, count in seen.figures.items()),
             Text("held", style=GOOD) if seen.holds else Text("; ".join(seen.complaints), style=BAD),
         )

@@ -74,7 +74,7 @@ def _build_network(lab: Lab) -> None:
     fabric.build(lab.topology, lab.root)
     for host in (*lab.topology.l4_nodes, *lab.topology.proxies):
         lab.bpffs(host.name).mkdir()
-        fabric.run(["mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(lab.bpffs(host.name))])
+        fabric.mount_bpffs(lab.bpffs(host.name))
 
 
 def _write_files(lab: Lab) -> None:
@@ -82,8 +82,8 @@ def _write_files(lab: Lab) -> None:
     lab.ca.write_text(root)
     configuration.write_configuration(lab.configuration, lab.spec, lab.topology, leaf)
     content.write_content(lab.content)
-    directory = lab.directory(lab.topology.router.name)
-    (directory / "bird.conf").write_text(router.bird_configuration(lab.topology))
+    for each in lab.topology.routers:
+        (lab.directory(each.name) / "bird.conf").write_text(router.bird_configuration(lab.topology, each))
     for host in lab.topology.backends:
         backends.write_nginx_configuration(host, lab.directory(host.name), lab.content, lab.uploads)
 
@@ -104,7 +104,8 @@ def _start_surroundings(lab: Lab) -> None:
     topology = lab.topology
     data = lab.directory(topology.control.name) / "data"
     start(topology.control, Role.ORCHESTRATOR, commands.orchestrator_command(data, topology.control.address))
-    start(topology.router, Role.BIRD, router.bird_command(lab.directory(topology.router.name)))
+    for each in topology.routers:
+        start(each, Role.BIRD, router.bird_command(lab.directory(each.name)))
     for host in topology.backends:
         start(host, Role.NGINX, backends.nginx_command(lab.directory(host.name)))
     for host in topology.proxies:

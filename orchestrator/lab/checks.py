@@ -1,5 +1,6 @@
 """What makes a lab complete. Each look says what is missing, in words, or None."""
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ from orchestrator.lab.errors import LabError
 from orchestrator.lab.fabric import run, run_in
 from orchestrator.lab.lab import Lab
 from orchestrator.lab.processes import Role
-from orchestrator.lab.topology import HOST_NAME, ORCHESTRATOR_PORT, VIP_PORT, VIP_V4, VIP_V6, LabHost
+from orchestrator.lab.topology import HOST_NAME, ORCHESTRATOR_PORT, VIP_PORT, VIP_V4, VIP_V6, HostKind, LabHost, Router
 
 #: Seconds for one request of the final check, connection included.
 REQUEST_TIMEOUT_S: Final = 5
@@ -38,33 +39,51 @@ def orchestrator_listens(lab: Lab) -> str | None:
 
 
 def routes_are_complete(lab: Lab) -> str | None:
-    """Every BGP session up, and every L4 node a next hop of both VIPs in the router's kernel."""
-    try:
-        sessions = router.sessions(lab.directory(lab.topology.router.name))
-    except LabError as error:  # it opens its control socket a moment after it starts
-        return f"the router's BIRD does not answer: {error}"
-    for session in sessions:
-        if not session.established:
-            return f"BGP session {session.name} is {session.state or 'down'}"
-    expected: dict[IPv4Address | IPv6Address, set[str]] = {
-        VIP_V4: {str(node.v4[0].ip) for node in lab.topology.l4_nodes},
-        VIP_V6: {str(node.v6[0].ip) for node in lab.topology.l4_nodes},
-    }
-    for vip, wanted in expected.items():
-        missing = wanted - router.next_hops(lab.topology.router.namespace, vip)
-        if missing:
-            return f"the router has no route to {vip} by {', '.join(sorted(missing))}"
+    """Every BGP session up, every L4 node a next hop of both VIPs in its router's kernel; and every site in the transit
+    router's.
+    """
+    topology = lab.topology
+    for each in topology.routers:
+        try:
+            sessions = router.sessions(lab.directory(each.name))
+        except LabError as error:  # it opens its control socket a moment after it starts
+            return f"BIRD on {each.name} does not answer: {error}"
+        for session in sessions:
+            if not session.established:
+                return f"BGP session {session.name} on {each.name} is {session.state or 'down'}"
+        leading = [
+            below
+            for below in topology.attached
+            if below.network in each.networks and (isinstance(below, Router) or below.kind is HostKind.L4)
+        ]
+        for vip, wanted in (
+            (VIP_V4, {str(below.v4[0].ip) for below in leading}),
+            (VIP_V6, {str(below.v6[0].ip) for below in leading}),
+        ):
+            missing = wanted - router.next_hops(each.namespace, vip)
+            if missing:
+                return f"{each.name} has no route to {vip} by {', '.join(sorted(missing))}"
     return None
 
 
 def agents_are_up_to_date(lab: Lab) -> str | None:
     """Every agent connected, with the newest revision acknowledged, as the orchestrator sees it."""
+
+    def ask() -> StatusView:
+        try:
+            return StatusView.model_validate_json(run_as_operator(lab, status_command()))
+        except ValidationError as error:
+            raise LabError(f"`edgectl status --json` is not understood: {error}") from error
+
+    return agents_in(ask)
+
+
+def agents_in(ask: Callable[[], StatusView]) -> str | None:
+    """The same, of a status that is asked for."""
     try:
-        status = StatusView.model_validate_json(run_as_operator(lab, status_command()))
+        status = ask()
     except LabError as error:
         return str(error)
-    except ValidationError as error:
-        raise LabError(f"`edgectl status --json` is not understood: {error}") from error
     for node in status.nodes:
         for agent in node.agents:
             who = f"{agent.role} on {node.name}"

@@ -13,8 +13,6 @@ from orchestrator.lab.topology import (
     BACKEND_PORT,
     FIRST_L4_ASN,
     HOST_NAME,
-    L4_NODES,
-    ROUTER_ASN,
     UDP_PORT,
     VIP_PORT,
     VIP_V4,
@@ -33,8 +31,8 @@ def write_configuration(directory: Path, spec: LabSpec, topology: Topology, cert
     """A directory for `edgectl apply`. The key is readable by its owner alone."""
     team = directory / "teams" / "shop"
     (team / "certs").mkdir(parents=True)
-    (directory / "platform.yaml").write_text(_yaml(platform(spec, topology)))
-    (team / "www.yaml").write_text(_yaml(team_file(topology)))
+    (directory / "platform.yaml").write_text(yaml_text(platform(spec, topology)))
+    (team / "www.yaml").write_text(yaml_text(team_file(topology)))
     (team / "certs" / "www.pem").write_text(certificate.certificate)
     key = team / "certs" / "www.key"
     key.touch(0o600)
@@ -42,19 +40,37 @@ def write_configuration(directory: Path, spec: LabSpec, topology: Topology, cert
 
 
 def platform(spec: LabSpec, topology: Topology) -> dict[str, Any]:
-    """`platform.yaml`: nodes, the pool with its capacity guard, the VIPs."""
-    neighbors = [{"address": str(gateway.ip), "asn": ROUTER_ASN} for gateway in L4_NODES.gateways]
+    """`platform.yaml`: nodes, the pool with its capacity guard, the VIPs; sites, if there are several."""
+    has_sites = len(topology.sites) > 1
+    asns = {node: asn for asn, node in enumerate(topology.l4_nodes, start=FIRST_L4_ASN)}
     l4_nodes = [
         {
             "name": node.name,
             "kind": "l4",
             "address": str(node.address),
-            "bgp": {"asn": FIRST_L4_ASN + index, "neighbors": neighbors},
+            **({"site": site.name} if has_sites else {}),
+            "bgp": {
+                "asn": asns[node],
+                "neighbors": [
+                    {"address": str(gateway.ip), "asn": site.router.asn} for gateway in node.network.gateways
+                ],
+            },
         }
-        for index, node in enumerate(topology.l4_nodes)
+        for site in topology.sites
+        for node in site.l4_nodes
     ]
-    proxies = [{"name": node.name, "kind": "proxy", "address": str(node.address)} for node in topology.proxies]
+    proxies = [
+        {
+            "name": node.name,
+            "kind": "proxy",
+            "address": str(node.address),
+            **({"site": site.name} if has_sites else {}),
+        }
+        for site in topology.sites
+        for node in site.proxies
+    ]
     return {
+        **({"sites": [{"name": site.name} for site in topology.sites]} if has_sites else {}),
         "nodes": l4_nodes + proxies,
         "pools": [
             {
@@ -109,7 +125,8 @@ def team_file(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _yaml(content: dict[str, Any]) -> str:
+def yaml_text(content: dict[str, Any]) -> str:
+    """A file of a configuration, without anchors and aliases."""
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
     yaml.representer.ignore_aliases = lambda _value: True

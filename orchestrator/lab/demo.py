@@ -238,7 +238,7 @@ class Play:
         await self._edgectl.until_reported(node, AgentRole.PROXY, within_s=RESTART_S)
 
     async def _cut(self, load: LoadProcess, nursery: trio.Nursery) -> None:
-        await nursery.start(watch_failover, self._lab.topology.router.namespace, self._failover)
+        await nursery.start(watch_failover, self._lab.topology.router_of(self._victim).namespace, self._failover)
         self._view.event(f"cut {self._victim.name} off, without a word")
         self._observed.note_open_flows(load.last)
         self._observed.cut_at = time.time()

@@ -41,6 +41,14 @@ class Edgectl:
     async def undrain(self, node: str) -> None:
         await self._run(["undrain", node, "--json"])
 
+    async def drain_l4(self, *which: str) -> None:
+        """Drain an L4 node (`l4-1`), or all of a site (`--site`, `east`), and wait until no packet comes there."""
+        await self._run(["drain", *which, "--json"])
+
+    async def undrain_l4(self, *which: str) -> None:
+        """And wait until it announces its VIPs again."""
+        await self._run(["undrain", *which, "--json"])
+
     async def apply(self, configuration: Path) -> None:
         """Put a configuration directory in force."""
         await self._run(["apply", str(configuration), "--json"])

@@ -3,6 +3,8 @@
     host namespace                          router namespace
     eth0 ═══════════ veth ═══════════ <host> ── br-<network> (.1, ::1) ── forwarding, ECMP by 5-tuple
 
+A site's router is attached to the transit router in the same way, by its interface `uplink`.
+
 What it takes beyond `ip link add`, and why:
 
 - Offloads are off on both ends of each pair. A packet that XDP encapsulates leaves the stack's reach, so nobody would
@@ -26,7 +28,17 @@ from pyroute2 import IPRoute, netns
 
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.processes import NAMESPACES
-from orchestrator.lab.topology import HOST_INTERFACE, MTU, NETWORKS, Interface, LabHost, Network, Router, Topology
+from orchestrator.lab.topology import (
+    HOST_INTERFACE,
+    MTU,
+    UPLINK_INTERFACE,
+    Attached,
+    Interface,
+    LabHost,
+    Network,
+    Router,
+    Topology,
+)
 
 #: A lab tool that takes longer hangs (each of them is done in milliseconds).
 COMMAND_TIMEOUT_S = 30.0
@@ -60,22 +72,47 @@ ROUTER_SETTINGS: Final = (
 )
 
 
+#: The kernel hashes flows alike on all routers, were it not for a seed: the flows that the transit router gives to a
+#: site would all fall into the same half of the site's next hops, too.
+TRANSIT_SETTINGS: Final = ("net.ipv4.fib_multipath_hash_seed=1",)
+
+
 def build(topology: Topology, workspace: Path) -> None:
     """Makes the whole network; `workspace` takes what it compiles. Raises LabError, and leaves what it made."""
-    for host in topology.everyone:
-        netns.create(host.namespace)
-        settings = ROUTER_SETTINGS if host is topology.router else HOST_SETTINGS
-        run_in(host.namespace, ["sysctl", "--quiet", "--write", *settings])
-    with IPRoute(netns=topology.router.namespace) as router:
-        _raise_loopback(router)
-        bridges = {network: _add_bridge(router, network, number) for number, network in enumerate(NETWORKS, start=1)}
-        for host in topology.hosts:
-            _add_link(router, host, bridges[host.network])
-    for host in topology.hosts:
-        _configure_host(host)
-        _switch_offloads_off(host.namespace, HOST_INTERFACE)
-        _switch_offloads_off(topology.router.namespace, host.name)
-    attach_pass_program(topology.router.namespace, [h.name for h in topology.hosts if h.transmits_from_xdp], workspace)
+    for anyone in topology.everyone:
+        netns.create(anyone.namespace)
+        run_in(anyone.namespace, ["sysctl", "--quiet", "--write", *_settings(topology, anyone)])
+    for router in topology.routers:
+        with IPRoute(netns=router.namespace) as ipr:
+            _raise_loopback(ipr)
+            for number, network in enumerate(router.networks, start=1):
+                _add_bridge(ipr, network, number)
+    for attached in topology.attached:
+        router = topology.router_of(attached)
+        interface = _interface(attached)
+        with IPRoute(netns=router.namespace) as ipr:
+            _add_link(ipr, attached, interface)
+        if isinstance(attached, LabHost):
+            configure_host(attached)
+        else:
+            _configure_uplink(attached)
+        _switch_offloads_off(attached.namespace, interface)
+        _switch_offloads_off(router.namespace, attached.name)
+    for router in topology.routers:
+        ports = [host.name for host in topology.hosts if host.transmits_from_xdp and host.network in router.networks]
+        if ports:
+            attach_pass_program(router.namespace, ports, workspace)
+
+
+def _settings(topology: Topology, anyone: Router | LabHost) -> tuple[str, ...]:
+    if isinstance(anyone, LabHost):
+        return HOST_SETTINGS
+    return (*ROUTER_SETTINGS, *(TRANSIT_SETTINGS if anyone not in {site.router for site in topology.sites} else ()))
+
+
+def _interface(attached: Attached) -> str:
+    """Its own end of its link."""
+    return HOST_INTERFACE if isinstance(attached, LabHost) else UPLINK_INTERFACE
 
 
 def attach_pass_program(namespace: str, interfaces: Sequence[str], workspace: Path) -> None:
@@ -87,14 +124,19 @@ def attach_pass_program(namespace: str, interfaces: Sequence[str], workspace: Pa
     program, pins = workspace / "pass.o", workspace / "pins"
     with as_file(files("orchestrator.lab") / "pass.c") as source:
         run(["clang", "-O2", "-Wall", "-target", "bpf", "-c", str(source), "-o", str(program)])
-    pins.mkdir()
-    run(["mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(pins)])
+    pins.mkdir(exist_ok=True)
+    mount_bpffs(pins)
     try:
         run(["bpftool", "prog", "load", str(program), str(pins / "pass"), "type", "xdp"])
         for interface in interfaces:
             run_in(namespace, ["ip", "link", "set", "dev", interface, "xdpdrv", "pinned", str(pins / "pass")])
     finally:
         run(["umount", str(pins)])
+
+
+def mount_bpffs(directory: Path) -> None:
+    """A host's own: what its agents pin is seen by nobody else."""
+    run(["mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(directory)])
 
 
 def remove(namespaces: Iterable[str]) -> int:
@@ -107,23 +149,28 @@ def remove(namespaces: Iterable[str]) -> int:
     return removed
 
 
-def cut(router: Router, host: LabHost) -> None:
-    """Takes a host's port off its bridge: both sides see their link up, and nothing comes through."""
-    _set_bridge(router, host, connected=False)
+def cut(topology: Topology, attached: Attached) -> None:
+    """Takes a port off its bridge: both sides see their link up, and nothing comes through."""
+    with IPRoute(netns=topology.router_of(attached).namespace) as ipr:
+        ipr.link("set", index=index_of(ipr, attached.name), master=0)
 
 
-def heal(router: Router, host: LabHost) -> None:
+def heal(topology: Topology, attached: Attached) -> None:
     """Puts it back; a port of a bridge without spanning tree forwards at once."""
-    _set_bridge(router, host, connected=True)
+    with IPRoute(netns=topology.router_of(attached).namespace) as ipr:
+        _join_bridge(ipr, attached)
 
 
 def disconnected(topology: Topology) -> frozenset[str]:
-    """Hosts whose port is on no bridge, or that have none."""
-    names = frozenset(host.name for host in topology.hosts)
-    if not (NAMESPACES / topology.router.namespace).exists():
-        return names
-    with IPRoute(netns=topology.router.namespace) as router:
-        return names - {link.get("ifname") for link in router.get_links() if link.get("master")}
+    """Who has a port that is on no bridge or without carrier, or none at all."""
+    cut_off = set()
+    for router in topology.routers:
+        names = {attached.name for attached in topology.attached if attached.network in router.networks}
+        if (NAMESPACES / router.namespace).exists():
+            with IPRoute(netns=router.namespace) as ipr:
+                names -= {link.get("ifname") for link in ipr.get_links() if link.get("master") and link.get("carrier")}
+        cut_off |= names
+    return frozenset(cut_off)
 
 
 def run_in(namespace: str, argv: Sequence[str]) -> str:
@@ -153,10 +200,10 @@ def run(argv: Sequence[str], *, environment: Mapping[str, str] | None = None) ->
 
 
 def _raise_loopback(ipr: IPRoute) -> None:
-    ipr.link("set", index=_index(ipr, "lo"), state="up")
+    ipr.link("set", index=index_of(ipr, "lo"), state="up")
 
 
-def _add_bridge(router: IPRoute, network: Network, number: int) -> int:
+def _add_bridge(router: IPRoute, network: Network, number: int) -> None:
     """A segment's bridge, which is the gateway of all hosts on it. Its MAC address is fixed."""
     router.link(
         "add",
@@ -168,61 +215,65 @@ def _add_bridge(router: IPRoute, network: Network, number: int) -> int:
         br_forward_delay=0,
         br_mcast_snooping=0,
     )
-    index = _index(router, network.bridge)
+    index = index_of(router, network.bridge)
     router.link("set", index=index, state="up")
     for gateway in network.gateways:
         _add_address(router, index, gateway)
-    return index
 
 
-def _add_link(router: IPRoute, host: LabHost, bridge: int) -> None:
-    peer = {"ifname": HOST_INTERFACE, "net_ns_fd": host.namespace, "mtu": MTU}
-    router.link("add", ifname=host.name, kind="veth", mtu=MTU, peer=peer)
-    router.link("set", index=_index(router, host.name), state="up")
-    _join_bridge(router, host, bridge)
+def _add_link(router: IPRoute, attached: Attached, interface: str) -> None:
+    peer = {"ifname": interface, "net_ns_fd": attached.namespace, "mtu": MTU}
+    router.link("add", ifname=attached.name, kind="veth", mtu=MTU, peer=peer)
+    router.link("set", index=index_of(router, attached.name), state="up")
+    _join_bridge(router, attached)
 
 
-def _join_bridge(router: IPRoute, host: LabHost, bridge: int) -> None:
+def _join_bridge(router: IPRoute, attached: Attached) -> None:
     """Frames for a MAC address that the bridge does not know go nowhere: broadcast and multicast find a host.
 
     Flooded, the frames of a host that was cut off would reach its neighbours. An XDP program sees those too, whatever
     their MAC address: an L4 node would forward its dead twin's packets, and nothing would be lost by its death.
     """
-    index = _index(router, host.name)
-    router.link("set", index=index, master=bridge)
+    if attached.network is None:
+        raise LabError(f"{attached.name} is attached to nothing")
+    index = index_of(router, attached.name)
+    router.link("set", index=index, master=index_of(router, attached.network.bridge))
     router.brport("set", index=index, unicast_flood=0)
 
 
-def _configure_host(host: LabHost) -> None:
+def _configure_uplink(router: Router) -> None:
+    """Addresses; its routes come by BGP."""
+    with IPRoute(netns=router.namespace) as ipr:
+        index = index_of(ipr, UPLINK_INTERFACE)
+        ipr.link("set", index=index, state="up")
+        for address in router.addresses:
+            _add_address(ipr, index, address)
+
+
+def configure_host(host: LabHost) -> None:
+    """Links up, addresses, default routes; what is there already stays."""
     with IPRoute(netns=host.namespace) as ipr:
         _raise_loopback(ipr)
-        index = _index(ipr, HOST_INTERFACE)
+        index = index_of(ipr, HOST_INTERFACE)
         ipr.link("set", index=index, state="up")
         for address in host.addresses:
             _add_address(ipr, index, address)
         for gateway in host.network.gateways:
             family = AF_INET if gateway.version == 4 else AF_INET6
-            ipr.route("add", family=family, dst="default", gateway=str(gateway.ip), oif=index)
+            ipr.route("replace", family=family, dst="default", gateway=str(gateway.ip), oif=index)
 
 
 def _add_address(ipr: IPRoute, index: int, address: Interface) -> None:
     flags = {"flags": NODAD} if address.version == 6 else {}
-    ipr.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags)
+    ipr.addr("replace", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags)
 
 
 def _switch_offloads_off(namespace: str, interface: str) -> None:
     run_in(namespace, ["ethtool", "-K", interface, *(word for feature in OFFLOADS for word in (feature, "off"))])
 
 
-def _set_bridge(router: Router, host: LabHost, *, connected: bool) -> None:
-    with IPRoute(netns=router.namespace) as ipr:
-        if connected:
-            _join_bridge(ipr, host, _index(ipr, host.network.bridge))
-        else:
-            ipr.link("set", index=_index(ipr, host.name), master=0)
-
-
-def _index(ipr: IPRoute, interface: str) -> int:
+def index_of(ipr: IPRoute, interface: str) -> int:
+    """Of an interface, by its name. Raises LabError if there is none."""
     found = ipr.link_lookup(ifname=interface)
     if not found:
         raise LabError(f"there is no interface {interface} in {ipr.status['netns']}")

@@ -1,4 +1,4 @@
-"""How long the router goes on sending flows to an L4 node that is dead: read from its kernel's own route events."""
+"""How long a router goes on sending flows to next hops that are dead: read from its kernel's own route events."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,13 +18,16 @@ LONGEST_FAILOVER_S: Final = 15.0
 
 @dataclass(slots=True)
 class FailoverWatch:
-    """From the moment an L4 node's port leaves the bridge until no VIP's route leads to the node any more."""
+    """From a fault until no VIP's route leads to certain next hops any more: those of an L4 node, or of a site.
 
-    port: str
-    """The node's port on the router: its name."""
+    The fault is the moment when a port leaves its bridge, or whatever moment `cut_at` is set to.
+    """
+
     gateways: frozenset[str]
-    """The node's addresses as next hops."""
+    """Addresses of the next hops."""
     vips: frozenset[str]
+    port: str | None = None
+    """A node's port on the router: its name. None if `cut_at` will be set from outside."""
     cut_at: float | None = None
     """Unix time of the cut, as the router's kernel told it."""
     left_at: dict[str, float] = field(default_factory=dict)
@@ -48,8 +51,11 @@ class FailoverWatch:
         words = words[deleted:]
         if self.cut_at is None:
             # The interface as such lost its master; the same event of the bridge's own family still names it.
-            if len(words) > 1 and words[1].split("@")[0].rstrip(":") == self.port and "master" not in words:
+            name = words[1].split("@")[0].rstrip(":") if len(words) > 1 else ""
+            if self.port is not None and name == self.port and "master" not in words:
                 self.cut_at = at
+            return
+        if at < self.cut_at:
             return
         vip = words[0] if words else ""
         if vip not in self.vips:
@@ -67,7 +73,10 @@ def next_hops(words: list[str]) -> Iterable[str]:
 
 
 async def watch_failover(
-    namespace: str, watch: FailoverWatch, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    namespace: str,
+    watch: FailoverWatch,
+    within_s: float = LONGEST_FAILOVER_S,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Feed the watch from the router's kernel until its measure is taken, or too much time has passed.
 
@@ -77,7 +86,7 @@ async def watch_failover(
     async with child_process(monitor) as child:
         await _listening(child.pid)
         task_status.started()
-        with trio.move_on_after(LONGEST_FAILOVER_S):
+        with trio.move_on_after(within_s):
             async for line in lines(child.stdout):
                 watch.take(line)
                 if watch.milliseconds is not None:

@@ -10,11 +10,11 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.contract.base import Contract, Name
-from orchestrator.lab import fabric, processes
+from orchestrator.lab import fabric, power, processes
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.processes import ProcessRecord, Role
 from orchestrator.lab.spec import LabSpec
-from orchestrator.lab.topology import LabHost, Router, Topology, topology_of
+from orchestrator.lab.topology import Attached, LabHost, Router, Site, Topology, topology_of
 
 LABS: Final = Path("/run/edgefleet/lab")
 """One directory for each lab; mode 0700, because keys and tokens lie in it."""
@@ -29,6 +29,8 @@ class ProcessStatus(Contract):
     role: Role
     pid: int
     alive: bool
+    frozen: bool = False
+    """Stopped by SIGSTOP."""
     log: Path
 
 
@@ -40,7 +42,9 @@ class HostStatus(Contract):
     exists: bool
     """Whether its namespace is there."""
     address: IPv4Address | None
-    """None for the router, which has one in every network."""
+    """None for a router, which has one in every network."""
+    site: str
+    """Empty for what belongs to none."""
     connected: bool
     """False while its link is cut."""
     processes: tuple[ProcessStatus, ...]
@@ -59,7 +63,8 @@ class LabStatus(Contract):
     def healthy(self) -> bool:
         """Complete, with every host, link and process in place."""
         return self.complete and all(
-            host.exists and host.connected and all(process.alive for process in host.processes) for host in self.hosts
+            host.exists and host.connected and all(process.alive and not process.frozen for process in host.processes)
+            for host in self.hosts
         )
 
 
@@ -141,12 +146,57 @@ class Lab:
         processes.stop(record)
         return processes.start(self.directory(host), record.namespace, role, record.argv)
 
-    def cut_link(self, host: str) -> None:
-        """A silent black hole: the host's port leaves the bridge; the host itself notices nothing."""
-        fabric.cut(self.topology.router, self.host(host))
+    def kill_all_of(self, host: str, role: Role) -> None:
+        """Kills a process with its children, all at once and without a word."""
+        record = self.process(host, role)
+        processes.signal_family(record, signal.SIGKILL)
+        processes.stop(record, signal.SIGKILL)
 
-    def heal_link(self, host: str) -> None:
-        fabric.heal(self.topology.router, self.host(host))
+    def freeze_process(self, host: str, role: Role) -> None:
+        """SIGSTOP, for it and its children: sockets stay open, and nobody serves them. Until `thaw_process`."""
+        processes.signal_family(self.process(host, role), signal.SIGSTOP)
+
+    def thaw_process(self, host: str, role: Role) -> None:
+        processes.signal_family(self.process(host, role), signal.SIGCONT)
+
+    def cut_power(self, host: str) -> None:
+        """The host's link goes down, and everything on it is killed. Until `restore_power` and `mend`."""
+        power.cut(self.host(host))
+
+    def restore_power(self, host: str) -> None:
+        """As a machine that has started; nothing runs on it yet. Does nothing to a host that has power."""
+        if power.is_cut(self.host(host)):
+            power.restore(self.host(host), self.bpffs(host))
+
+    def mend(self) -> None:
+        """Undoes every fault that these methods cause: links healed, power back, everything running.
+
+        The fleet takes a moment to be whole after that: `checks` tell when it is.
+        """
+        for host in self.status().hosts:
+            if not host.connected:
+                self.heal_link(host.name)
+                if host.address is not None:
+                    self.restore_power(host.name)
+            for process in host.processes:
+                if not process.alive:
+                    self.restart_process(host.name, process.role)
+                elif process.frozen:
+                    self.thaw_process(host.name, process.role)
+
+    def cut_link(self, name: str) -> None:
+        """A silent black hole: the port of a host, or of a site's router, leaves its bridge, and no link goes down."""
+        fabric.cut(self.topology, self.attached(name))
+
+    def heal_link(self, name: str) -> None:
+        fabric.heal(self.topology, self.attached(name))
+
+    def cut_site(self, name: str) -> None:
+        """The same for all that is at a site. Until `heal_site`."""
+        self.cut_link(self.site(name).router.name)
+
+    def heal_site(self, name: str) -> None:
+        self.heal_link(self.site(name).router.name)
 
     def status(self) -> LabStatus:
         """What is there, as the kernel tells it."""
@@ -161,12 +211,14 @@ class Lab:
                     namespace=host.namespace,
                     exists=(processes.NAMESPACES / host.namespace).exists(),
                     address=None if isinstance(host, Router) else host.address,
+                    site=self._site_name(host),
                     connected=host.name not in disconnected,
                     processes=tuple(
                         ProcessStatus(
                             role=record.role,
                             pid=record.pid,
                             alive=processes.is_alive(record),
+                            frozen=processes.is_frozen(record),
                             log=self.log(host.name, record.role),
                         )
                         for record in processes.read_records(self.directory(host.name))
@@ -176,6 +228,12 @@ class Lab:
             ),
         )
 
+    def _site_name(self, host: LabHost | Router) -> str:
+        for site in self.topology.sites:
+            if host == site.router or host in site.l4_nodes or host in site.proxies:
+                return site.name if len(self.topology.sites) > 1 else ""
+        return ""
+
     def host(self, name: str) -> LabHost:
         """A host by its name. Raises LabError that names the hosts there are."""
         for host in self.topology.hosts:
@@ -184,10 +242,23 @@ class Lab:
         names = ", ".join(host.name for host in self.topology.hosts)
         raise LabError(f"lab {self.name!r} has no host {name!r}", hint=f"there are {names}")
 
+    def attached(self, name: str) -> Attached:
+        """A host, or a site's router. Raises LabError."""
+        routers = {router.name: router for router in self.topology.routers if router.network is not None}
+        return routers[name] if name in routers else self.host(name)
+
+    def site(self, name: str) -> Site:
+        """A site by its name. Raises LabError that names the sites there are."""
+        for site in self.topology.sites:
+            if site.name == name:
+                return site
+        names = ", ".join(site.name for site in self.topology.sites)
+        raise LabError(f"lab {self.name!r} has no site {name!r}", hint=f"there are {names}")
+
     def namespace(self, name: str) -> str:
-        """The namespace of a host, or of the router. Raises LabError that names the hosts there are."""
-        router = self.topology.router
-        return router.namespace if name == router.name else self.host(name).namespace
+        """The namespace of a host, or of a router. Raises LabError that names the hosts there are."""
+        routers = {router.name: router for router in self.topology.routers}
+        return routers[name].namespace if name in routers else self.host(name).namespace
 
 
 def root_of(name: str) -> Path:

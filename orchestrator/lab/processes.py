@@ -80,6 +80,79 @@ def is_alive(record: ProcessRecord) -> bool:
     return stat is not None and stat.started == record.started and stat.state not in "ZX"
 
 
+def is_frozen(record: ProcessRecord) -> bool:
+    """Whether it was stopped by SIGSTOP and not continued since."""
+    stat = _stat(record.pid)
+    return stat is not None and stat.started == record.started and stat.state == "T"
+
+
+def signal_family(record: ProcessRecord, number: signal.Signals) -> int:
+    """Signals a process and all that descend from it, parents first, so that nobody is replaced. How many they were."""
+    family = _family(record)
+    try:
+        for descriptor in family.values():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+    finally:
+        for descriptor in family.values():
+            os.close(descriptor)
+    return len(family)
+
+
+def family_of(record: ProcessRecord) -> tuple[int, ...]:
+    """Pids of a process and all that descend from it, parents first; none if it has ended."""
+    family = _family(record)
+    for descriptor in family.values():
+        os.close(descriptor)
+    return tuple(family)
+
+
+def _family(record: ProcessRecord) -> dict[int, int]:
+    """Pid → descriptor of a process and its descendants, parents first. The caller closes them."""
+    descriptor = _open(record.pid)
+    if descriptor is None:
+        return {}
+    if not is_alive(record):
+        os.close(descriptor)
+        return {}
+    found = {record.pid: descriptor}
+    parents = {record.pid}
+    everyone = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    while parents:
+        children = set()
+        for pid in everyone:
+            # Looked at once it is open: a pid that was given to somebody else has another parent.
+            opened = _open(pid)
+            stat = _stat(pid)
+            if opened is not None and stat is not None and stat.parent in parents:
+                found[pid] = opened
+                children.add(pid)
+            elif opened is not None:
+                os.close(opened)
+        parents = children
+    return found
+
+
+def kill_named(name: str, namespace: str) -> int:
+    """Kills whoever runs under a name in a namespace and waits for the end: daemons, of which there is no record. How
+    many they were.
+    """
+    killed = 0
+    for pid in pids_in([namespace]):
+        descriptor = _open(pid)
+        if descriptor is None:
+            continue
+        try:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    _wait(pid, descriptor, KILL_GRACE_S)
+                    killed += 1
+        finally:
+            os.close(descriptor)
+    return killed
+
+
 def record_path(directory: Path, role: Role) -> Path:
     return directory / f"{role}.process.json"
 

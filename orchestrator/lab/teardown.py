@@ -21,7 +21,7 @@ MOUNTS: Final = Path("/proc/self/mountinfo")
 
 def namespaces_of(lab: str) -> list[str]:
     """Namespaces that bear a lab's names."""
-    shape = re.compile(rf"{re.escape(lab)}-(client|router|control|(l4|proxy|backend)-[0-9]+)")
+    shape = re.compile(rf"{re.escape(lab)}-(client|router|router-[0-9]+|transit|control|(l4|proxy|backend)-[0-9]+)")
     return sorted(name for name in netns.listnetns() if shape.fullmatch(name))
 
 

@@ -7,7 +7,6 @@ import pytest
 import trio
 
 from orchestrator.lab import Lab, LabSpec, lab_down, lab_up
-from orchestrator.lab.processes import Role
 
 #: Never the default name: a lab that somebody has up for looking around is not ours to touch. Names hold the process,
 #: so that two test runs on one machine do not meet.
@@ -26,9 +25,4 @@ def shared_lab() -> Iterator[Lab]:
 def lab(shared_lab: Lab) -> Iterator[Lab]:
     """The shared lab, whole before and after the test: links healed, everything running."""
     yield shared_lab
-    for host in shared_lab.status().hosts:
-        if not host.connected and host.name != shared_lab.topology.router.name:
-            shared_lab.heal_link(host.name)
-        for process in host.processes:
-            if not process.alive:
-                shared_lab.restart_process(host.name, Role(process.role))
+    shared_lab.mend()

@@ -16,12 +16,12 @@ from orchestrator.lab.spec import LabSpec
 from orchestrator.lab.topology import (
     BACKEND_PORT,
     FIRST_L4_ASN,
-    L4_NODES,
     ROUTER_ASN,
     VIP_V4,
     VIP_V6,
     LabHost,
     Topology,
+    l4_network,
     topology_of,
 )
 
@@ -46,7 +46,7 @@ protocol bgp router_v{local.version} {{
   }};
 }}
 """
-        for local, remote in zip(node.primary, L4_NODES.gateways, strict=True)
+        for local, remote in zip(node.primary, l4_network(0).gateways, strict=True)
     )
     return f"""
 router id {node.address};
@@ -62,10 +62,10 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     root = tmp_path_factory.mktemp("fabric")
     try:
         fabric.build(plan, root)
-        routing = root / "hosts" / plan.router.name
+        routing = root / "hosts" / plan.entry.name
         routing.mkdir(parents=True)
-        (routing / "bird.conf").write_text(router.bird_configuration(plan))
-        processes.start(routing, plan.router.namespace, Role.BIRD, router.bird_command(routing))
+        (routing / "bird.conf").write_text(router.bird_configuration(plan, plan.entry))
+        processes.start(routing, plan.entry.namespace, Role.BIRD, router.bird_command(routing))
         for index, node in enumerate(plan.l4_nodes):
             directory = root / "hosts" / node.name
             directory.mkdir()
@@ -98,14 +98,14 @@ def fetch(topology: Topology, path: str, *options: str) -> str:
 def wait_for_next_hops(topology: Topology, count: int, timeout_s: float = PATIENCE_S) -> float:
     """Seconds until both VIPs have this many next hops."""
     began = monotonic()
-    while any(len(router.next_hops(topology.router.namespace, vip)) != count for vip in (VIP_V4, VIP_V6)):
+    while any(len(router.next_hops(topology.entry.namespace, vip)) != count for vip in (VIP_V4, VIP_V6)):
         assert monotonic() - began < timeout_s, f"not {count} next hops within {timeout_s} s"
     return monotonic() - began
 
 
 def test_every_l4_node_is_a_next_hop_of_both_vips(topology: Topology) -> None:
-    assert router.next_hops(topology.router.namespace, VIP_V4) == {"198.18.1.11", "198.18.1.12"}
-    assert router.next_hops(topology.router.namespace, VIP_V6) == {"2001:db8:18:1::11", "2001:db8:18:1::12"}
+    assert router.next_hops(topology.entry.namespace, VIP_V4) == {"198.18.1.11", "198.18.1.12"}
+    assert router.next_hops(topology.entry.namespace, VIP_V6) == {"2001:db8:18:1::11", "2001:db8:18:1::12"}
 
 
 @pytest.mark.parametrize("vip", [VIP_V4, VIP_V6], ids=["ipv4", "ipv6"])
@@ -114,7 +114,7 @@ def test_flows_of_one_client_spread_by_port_over_the_l4_nodes(topology: Topology
     chosen: Counter[str] = Counter()
     for port in range(40000, 40064):
         route = fabric.run_in(
-            topology.router.namespace,
+            topology.entry.namespace,
             [
                 *("ip", "route", "get", str(vip), "from", str(source), "iif", "br-clients"),
                 *("ipproto", "tcp", "sport", str(port), "dport", "443"),
@@ -127,14 +127,14 @@ def test_flows_of_one_client_spread_by_port_over_the_l4_nodes(topology: Topology
 
 def test_a_node_that_is_cut_off_leaves_the_routes_within_a_second_and_comes_back(topology: Topology) -> None:
     node = topology.l4_nodes[0]
-    fabric.cut(topology.router, node)
+    fabric.cut(topology, node)
     try:
         assert fabric.disconnected(topology) == {node.name}
         assert wait_for_next_hops(topology, 1) < 1.0
         link = fabric.run_in(node.namespace, ["ip", "-o", "link", "show", "eth0"])
         assert "LOWER_UP" in link, "the node itself must see nothing: a black hole, not a link that goes down"
     finally:
-        fabric.heal(topology.router, node)
+        fabric.heal(topology, node)
     wait_for_next_hops(topology, 2)
     assert fabric.disconnected(topology) == frozenset()
 
@@ -143,14 +143,14 @@ def test_frames_for_a_host_that_is_cut_off_reach_nobody_else(topology: Topology)
     """Flooded to its neighbour, an XDP program there would take them: the dead node would be missed by nobody."""
     dead, alive = topology.l4_nodes[:2]
     mac = mac_of(topology, dead)
-    fabric.cut(topology.router, dead)
+    fabric.cut(topology, dead)
     try:
-        ports = fabric.run_in(topology.router.namespace, ["bridge", "-d", "-o", "link", "show", "dev", alive.name])
+        ports = fabric.run_in(topology.entry.namespace, ["bridge", "-d", "-o", "link", "show", "dev", alive.name])
         assert " flood off" in ports
-        assert mac not in fabric.run_in(topology.router.namespace, ["bridge", "fdb", "show", "br", L4_NODES.bridge])
+        assert mac not in fabric.run_in(topology.entry.namespace, ["bridge", "fdb", "show", "br", l4_network(0).bridge])
     finally:
-        fabric.heal(topology.router, dead)
-    healed = fabric.run_in(topology.router.namespace, ["bridge", "-d", "-o", "link", "show", "dev", dead.name])
+        fabric.heal(topology, dead)
+    healed = fabric.run_in(topology.entry.namespace, ["bridge", "-d", "-o", "link", "show", "dev", dead.name])
     assert " flood off" in healed
     wait_for_next_hops(topology, 2)
 
@@ -164,9 +164,9 @@ def test_cutting_a_host_off_does_not_change_the_gateway_of_the_others(topology: 
     """A bridge that took its MAC address from its ports would."""
     before = bridge_mac(topology)
     for node in topology.l4_nodes:
-        fabric.cut(topology.router, node)
+        fabric.cut(topology, node)
         assert bridge_mac(topology) == before
-        fabric.heal(topology.router, node)
+        fabric.heal(topology, node)
     wait_for_next_hops(topology, 2)
 
 
@@ -197,13 +197,13 @@ def test_a_backend_stores_what_is_put(topology: Topology, tmp_path: Path) -> Non
 
 
 def bridge_mac(topology: Topology) -> str:
-    link = fabric.run_in(topology.router.namespace, ["ip", "-o", "link", "show", L4_NODES.bridge])
+    link = fabric.run_in(topology.entry.namespace, ["ip", "-o", "link", "show", l4_network(0).bridge])
     return link.split("ether ")[1].split()[0]
 
 
 def test_only_ports_of_hosts_that_transmit_from_xdp_carry_the_pass_program(topology: Topology) -> None:
     for host in topology.hosts:
-        link = fabric.run_in(topology.router.namespace, ["ip", "-o", "link", "show", host.name])
+        link = fabric.run_in(topology.entry.namespace, ["ip", "-o", "link", "show", host.name])
         assert (" xdp " in link) == host.transmits_from_xdp, host.name
 
 

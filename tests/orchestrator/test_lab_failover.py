@@ -1,5 +1,7 @@
 """The failover is measured from what the router's kernel tells: `ip -o -ts monitor link route`, as captured."""
 
+from datetime import datetime
+
 import pytest
 
 from orchestrator.lab.failover import FailoverWatch
@@ -97,3 +99,14 @@ def test_lines_that_say_nothing_are_passed_over(watch: FailoverWatch, line: str)
     cut(watch, 100)
     watch.take(line)
     assert watch.milliseconds is None
+
+
+def test_a_fault_that_is_told_counts_from_its_own_moment() -> None:
+    watch = FailoverWatch(gateways=frozenset({"198.18.1.11"}), vips=frozenset({"203.0.113.10"}))
+    watch.take(at(90, OTHER_ONLY["v4"]))
+    assert watch.milliseconds is None, "nothing has happened yet"
+    watch.cut_at = datetime.fromisoformat("2026-11-20T12:08:33.100000").astimezone().timestamp()
+    watch.take(at(95, OTHER_ONLY["v4"]))
+    assert watch.milliseconds is None, "it was told before the fault, and read after"
+    watch.take(at(130, OTHER_ONLY["v4"]))
+    assert watch.milliseconds == pytest.approx(30.0)

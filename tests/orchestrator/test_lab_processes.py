@@ -3,7 +3,8 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,35 @@ def test_this_process_and_its_ancestors_are_never_among_those_to_kill(
     assert sleeper.pid in found
     assert os.getpid() not in found
     assert os.getppid() not in found
+
+
+def test_a_family_is_frozen_and_thawed_as_a_whole() -> None:
+    argv = ("sh", "-c", "sleep 600 & echo $!; wait")
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        parent = ProcessRecord(
+            role=Role.PROXY, pid=process.pid, started=started_at(process.pid), namespace="none", argv=argv
+        )
+        offspring = parent.model_copy(update={"pid": child, "started": started_at(child)})
+        assert processes.signal_family(parent, signal.SIGSTOP) == 2
+        wait_until(lambda: processes.is_frozen(parent) and processes.is_frozen(offspring))
+        assert processes.is_alive(parent)
+        processes.signal_family(parent, signal.SIGCONT)
+        wait_until(lambda: not processes.is_frozen(parent) and not processes.is_frozen(offspring))
+        assert processes.signal_family(parent, signal.SIGKILL) == 2
+        process.wait()
+        wait_until(lambda: not processes.is_alive(offspring))
+
+
+def test_a_stranger_with_the_pid_has_no_family_of_ours(sleeper: ProcessRecord) -> None:
+    recycled = sleeper.model_copy(update={"started": sleeper.started - 1})
+    assert processes.signal_family(recycled, signal.SIGKILL) == 0
+    assert processes.is_alive(sleeper)
+
+
+def wait_until(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -22,7 +22,7 @@ TOPOLOGY = topology_of(SPEC)
 
 
 def test_the_router_has_a_session_of_each_family_with_each_l4_node() -> None:
-    text = bird_configuration(TOPOLOGY)
+    text = bird_configuration(TOPOLOGY, TOPOLOGY.entry)
     assert text.count("protocol bgp ") == 2 * SPEC.l4_nodes
     assert "local 198.18.1.1 as 64600;\n  neighbor 198.18.1.13 as 64603;\n  ipv4 {" in text
     assert "local 2001:db8:18:1::1 as 64600;\n  neighbor 2001:db8:18:1::13 as 64603;\n  ipv6 {" in text
@@ -30,9 +30,37 @@ def test_the_router_has_a_session_of_each_family_with_each_l4_node() -> None:
 
 
 def test_the_router_takes_host_routes_of_vip_prefixes_only() -> None:
-    text = bird_configuration(TOPOLOGY)
+    text = bird_configuration(TOPOLOGY, TOPOLOGY.entry)
     assert "203.0.113.0/24{32,32}" in text
     assert "2001:db8:203::/64{128,128}" in text
+
+
+def test_a_sites_router_gives_its_vips_to_the_transit_router_and_takes_none_from_there() -> None:
+    topology = topology_of(LabSpec(sites=2))
+    site = bird_configuration(topology, topology.sites[1].router)
+    assert site.count("protocol bgp ") == 2 * 2 + 2
+    assert "local 198.18.11.1 as 64650;\n  neighbor 198.18.11.11 as 64603;\n  ipv4 { import filter vips;" in site
+    assert "local 198.18.15.2 as 64650;\n  neighbor 198.18.15.1 as 64512;\n  ipv4 { import where !is_vip();" in site
+    assert 'interface "uplink"' in site
+    transit = bird_configuration(topology, topology.entry)
+    assert transit.count("protocol bgp ") == 2 * 2
+    assert "neighbor 2001:db8:18:15::2 as 64650;\n  ipv6 { import filter vips_and_networks; export where" in transit
+    assert transit.count("merge paths yes limit 2;") == 2, "it spreads over the sites"
+
+
+def test_nodes_of_a_lab_with_sites_name_theirs(tmp_path: Path) -> None:
+    _, leaf = issue(HOST_NAME)
+    spec = LabSpec(sites=2)
+    write_configuration(tmp_path, spec, topology_of(spec), leaf)
+    platform = YAML(typ="safe").load(tmp_path / "platform.yaml")
+    assert [site["name"] for site in platform["sites"]] == ["east", "west"]
+    sites = {node["name"]: node["site"] for node in platform["nodes"]}
+    assert sites == {
+        **dict.fromkeys(("l4-1", "l4-2", "proxy-1", "proxy-2", "proxy-3"), "east"),
+        **dict.fromkeys(("l4-3", "l4-4", "proxy-4", "proxy-5", "proxy-6"), "west"),
+    }
+    assert platform["nodes"][2]["bgp"]["neighbors"][0] == {"address": "198.18.11.1", "asn": 64650}
+    assert platform["pools"][0]["min_active"] == 3, "a site may be missing"
 
 
 def test_a_backend_names_itself_and_throttles_on_wish(tmp_path: Path) -> None:

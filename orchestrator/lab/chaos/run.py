@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
 
 from orchestrator.contract.base import Contract
 from orchestrator.lab import checks
-from orchestrator.lab.chaos.scenario import ChaosView, Datagrams, Scenario, ScenarioResult, Stage
+from orchestrator.lab.chaos.scenario import ChaosView, Scenario, ScenarioResult, Stage, Timeline
 from orchestrator.lab.chaos.scenarios import SCENARIOS
+from orchestrator.lab.chaos.verdict import result_of
 from orchestrator.lab.edgectl import Edgectl
+from orchestrator.lab.errors import LabError
 from orchestrator.lab.lab import Lab
 from orchestrator.lab.lab_load import datagram_plan, load_plan
 from orchestrator.lab.load.datagram_process import DatagramProcess, send_datagrams
 from orchestrator.lab.load.messages import BreakageSeen, Tick
 from orchestrator.lab.load.process import LoadProcess, run_load
 from orchestrator.lab.one_run import run_on_lab
-from orchestrator.lab.processes import Role
 from orchestrator.lab.spec import LabSpec
 from orchestrator.lab.waiting import until
 
@@ -27,9 +29,6 @@ DEFAULT_FLOWS: Final = 100
 OPEN_FLOWS_S: Final = 30.0
 LOAD_END_S: Final = 40.0
 WHOLE_AGAIN_S: Final = 60.0
-
-#: Breakages that a result names; all are counted.
-MAX_NAMED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +55,44 @@ class ChaosResult(Contract):
 
 
 async def run_chaos(options: ChaosOptions, view: ChaosView) -> ChaosResult:
-    """The scenarios, on a lab of their own. Takes it down in every case but `keep`.
+    """The scenarios, on labs of their own: those that need a second site come last, on one that has.
+
+    Takes the labs down in every case but `keep`, which leaves the last.
 
     Raises LabError if one could not be played, KeyboardInterrupt after Ctrl-C, SIGTERM or a closed terminal.
     """
     chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
     began = trio.current_time()
-    result = await run_on_lab(
-        options.spec,
-        lambda lab: play_all(lab, chosen, options.flows, view),
-        view,
-        keep=options.keep,
-        replace=options.replace,
-    )
-    return result.model_copy(update={"seconds": round(trio.current_time() - began, 1)})
+    results: dict[str, ScenarioResult] = {}
+    sizes = sorted({scenario.sites for scenario in chosen})
+    for sites in sizes:
+        results |= await run_on_lab(
+            options.spec.model_copy(update={"sites": sites}),
+            partial(
+                play_all,
+                scenarios=[scenario for scenario in chosen if scenario.sites == sites],
+                flows=options.flows,
+                view=view,
+            ),
+            view,
+            keep=options.keep and sites == sizes[-1],
+            replace=options.replace,
+        )
+    return ChaosResult(scenarios=results, seconds=round(trio.current_time() - began, 1))
 
 
-async def play_all(lab: Lab, scenarios: Sequence[Scenario], flows: int, view: ChaosView) -> ChaosResult:
+async def play_all(lab: Lab, scenarios: Sequence[Scenario], flows: int, view: ChaosView) -> dict[str, ScenarioResult]:
     """On a lab that is up; it is whole again before each next one."""
     results = {}
     for scenario in scenarios:
         view.event(f"{scenario.name}: {scenario.about}")
-        results[scenario.name] = await play_one(lab, scenario, flows, view)
-        await make_whole(lab)
-    return ChaosResult(scenarios=results)
+        try:
+            results[scenario.name] = await play_one(lab, scenario, flows, view)
+        except* LabError as errors:
+            # What could not be played is no verdict on the others.
+            results[scenario.name] = unplayed(errors)
+            await make_whole(lab)
+    return results
 
 
 async def play_one(lab: Lab, scenario: Scenario, flows: int, view: ChaosView) -> ScenarioResult:
@@ -92,6 +105,7 @@ async def play_one(lab: Lab, scenario: Scenario, flows: int, view: ChaosView) ->
             view.broken(message)
 
     began = trio.current_time()
+    timeline = Timeline()
     async with trio.open_nursery() as nursery:
         plan = load_plan(lab, flows, scenario.requests_per_second)
         load: LoadProcess = await nursery.start(run_load, lab.topology.client.namespace, plan, told)
@@ -101,44 +115,26 @@ async def play_one(lab: Lab, scenario: Scenario, flows: int, view: ChaosView) ->
         datagrams: DatagramProcess = await nursery.start(
             send_datagrams, lab.topology.client.namespace, datagram_plan(lab)
         )
-        figures = await scenario.play(Stage(lab, Edgectl(lab.operator), load, view))
+        figures = await scenario.play(Stage(lab, Edgectl(lab.operator), load, view, timeline))
+        timeline.over()
+        await make_whole(lab)
         seen = await datagrams.finish()
         await load.finish()
         last = await load.until(lambda tick: tick.finished, within_s=LOAD_END_S, waiting_for="end of the load")
-    broken = sum(tally.broken for tally in last.flows.values())
-    complaints = list(scenario.expect(figures))
-    if broken:
-        complaints.append(f"{broken} flows broke")
-    if last.requests.failed:
-        complaints.append(f"{last.requests.failed} requests failed")
-    if seen.lost and not scenario.may_lose_datagrams:
-        complaints.append(f"{seen.lost} of {seen.sent} datagrams were lost")
-    return ScenarioResult(
-        flows=sum(tally.begun for tally in last.flows.values()),
-        flows_broken=broken,
-        requests=last.requests.answered + last.requests.failed,
-        requests_failed=last.requests.failed,
-        datagrams=Datagrams(
-            sent=seen.sent, lost=seen.lost, duplicated=seen.duplicated, reordered=seen.reordered, moved=seen.moved
-        ),
-        figures=figures,
-        complaints=tuple(complaints),
-        breakages=tuple(load.breakages[:MAX_NAMED]),
-        seconds=round(trio.current_time() - began, 1),
-    )
+    result = result_of(scenario, timeline, last, load, seen, figures)
+    return result.model_copy(update={"seconds": round(trio.current_time() - began, 1)})
+
+
+def unplayed(errors: BaseExceptionGroup[LabError]) -> ScenarioResult:
+    """Of a scenario that could not be brought about, or whose fault nobody noticed."""
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return ScenarioResult(complaints=(str(first),))
 
 
 async def make_whole(lab: Lab) -> None:
     """Links healed, everything running, everyone up to date. Raises LabError if that does not come about."""
-    await trio.to_thread.run_sync(_mend, lab)
+    await trio.to_thread.run_sync(lab.mend)
     await until(lab, "the fleet to be whole again", lambda: checks.agents_are_up_to_date(lab), WHOLE_AGAIN_S)
     await until(lab, "the router's routes", lambda: checks.routes_are_complete(lab), WHOLE_AGAIN_S)
-
-
-def _mend(lab: Lab) -> None:
-    for host in lab.status().hosts:
-        if not host.connected and host.name != lab.topology.router.name:
-            lab.heal_link(host.name)
-        for process in host.processes:
-            if not process.alive:
-                lab.restart_process(host.name, Role(process.role))

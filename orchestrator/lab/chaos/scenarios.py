@@ -2,11 +2,23 @@
 
 from typing import Final
 
-from orchestrator.lab.chaos import program_replacements, syn_flood, table_swaps
+from orchestrator.lab.chaos import (
+    drains,
+    l4_faults,
+    program_replacements,
+    service_faults,
+    site_faults,
+    syn_flood,
+    table_swaps,
+)
 from orchestrator.lab.chaos.scenario import Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     table_swaps.SCENARIO,
     program_replacements.SCENARIO,
     syn_flood.SCENARIO,
+    *l4_faults.SCENARIOS,
+    *service_faults.SCENARIOS,
+    *drains.SCENARIOS,
+    *site_faults.SCENARIOS,
 )

@@ -56,7 +56,7 @@ async def _flood(stage: Stage) -> FloodSent:
         *("nsenter", f"--net={NAMESPACES / client.namespace}", "--"),
         *(sys.executable, "-m", "orchestrator.lab.load.flood", "--interface", HOST_INTERFACE),
         *("--own-mac", _mac(client.namespace, HOST_INTERFACE)),
-        *("--router-mac", _mac(lab.topology.router.namespace, client.network.bridge)),
+        *("--router-mac", _mac(lab.topology.entry.namespace, client.network.bridge)),
         *("--v4", str(VIP_V4), "--v6", str(VIP_V6), "--port", str(VIP_PORT), "--seconds", str(FLOOD_S)),
     ]
     async with child_process(command) as child:
@@ -75,7 +75,7 @@ def _mac(namespace: str, interface: str) -> str:
 @contextmanager
 def _nowhere_to_answer(lab: Lab) -> Iterator[None]:
     """The router swallows what is sent to the flood's sources: nobody is there to say no."""
-    router = lab.topology.router.namespace
+    router = lab.topology.entry.namespace
     for network in SOURCES:
         run_in(router, ["ip", "route", "add", "blackhole", str(network)])
     try:

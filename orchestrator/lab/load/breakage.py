@@ -18,6 +18,10 @@ import trio
 #: retransmission time-outs of 0.2, 0.4, 0.8 and 1.6 s of an established flow. A person would have pressed "reload".
 SILENCE_BOUND_S = 5.0
 
+#: An answer, or a connection, that takes longer is told of: less than the second after which a SYN that was lost is
+#: sent again (RFC 6298), more than the two retransmissions that an established flow needs to bridge a change of routes.
+SLOW_S = 0.8
+
 
 class Breakage(StrEnum):
     """How a flow or a request broke."""

@@ -9,13 +9,13 @@ from random import Random
 import trio
 
 from orchestrator.lab.content import Resource, downloads, small
-from orchestrator.lab.load.breakage import Breakage, Broken, ClosedBeforeAnswer
+from orchestrator.lab.load.breakage import SLOW_S, Breakage, Broken, ClosedBeforeAnswer
 from orchestrator.lab.load.connection import TlsConnection
 from orchestrator.lab.load.http import Head, read_answer, request_bytes
-from orchestrator.lab.load.messages import BreakageSeen, FlowTally, RequestTally
+from orchestrator.lab.load.messages import BreakageSeen, FlowTally, RequestTally, SlowSeen
 from orchestrator.lab.load.plan import FlowKind, LoadPlan
 
-#: Breakages that are told one by one; all are counted.
+#: Breakages that are told one by one; all are counted. Slow answers that are told, too.
 MAX_TOLD = 200
 
 
@@ -98,6 +98,7 @@ class LoadClient:
         random: Random,
         unix_time: Callable[[], float],
         tell: Callable[[BreakageSeen], None],
+        tell_slow: Callable[[SlowSeen], None] = lambda _seen: None,
     ) -> None:
         self.plan = plan
         self.random = random
@@ -110,12 +111,15 @@ class LoadClient:
         self._context = context
         self._unix_time = unix_time
         self._tell = tell
+        self._tell_slow = tell_slow
         self._told = 0
+        self._told_slow = 0
         self._slowest_answer_s = 0.0
 
     async def connect(self, endpoint: Endpoint) -> TlsConnection:
         """Raises Broken."""
-        return await TlsConnection.open(
+        began = trio.current_time()
+        connection = await TlsConnection.open(
             endpoint.address,
             endpoint.port,
             host=self.plan.host,
@@ -123,6 +127,8 @@ class LoadClient:
             source=endpoint.source,
             silence_bound_s=self.plan.silence_bound_s,
         )
+        self._tell_if_slow("", trio.current_time() - began)
+        return connection
 
     async def fetch(self, connection: TlsConnection, resource: Resource, *, rate: int | None = None) -> Head:
         """GET a resource, as fast as they come or at a rate in bytes per second.
@@ -130,6 +136,7 @@ class LoadClient:
         Raises ClosedBeforeAnswer, Broken.
         """
         query = f"?rate={rate}" if rate is not None else ""
+        connection.ask(resource.path)
         await connection.send(request_bytes("GET", resource.path + query, self.plan.host))
         return await read_answer(connection, resource.size, resource.sha256)
 
@@ -141,15 +148,23 @@ class LoadClient:
             except ClosedBeforeAnswer:
                 raise Broken(Breakage.TRUNCATED, "closed before any answer, twice in a row") from None
 
-    def answered_in(self, seconds: float) -> None:
+    def answered_in(self, seconds: float, connection: str) -> None:
         self._slowest_answer_s = max(self._slowest_answer_s, seconds)
+        self._tell_if_slow(connection, seconds)
+
+    def _tell_if_slow(self, connection: str, seconds: float) -> None:
+        if seconds > SLOW_S and self._told_slow < MAX_TOLD:
+            self._told_slow += 1
+            self._tell_slow(SlowSeen(at=self._unix_time(), connection=connection, took_s=round(seconds, 3)))
 
     def take_slowest_answer(self) -> float:
         """The slowest answer since the last call, in seconds."""
         slowest, self._slowest_answer_s = self._slowest_answer_s, 0.0
         return slowest
 
-    def broke(self, what: str, broken: Broken, endpoint: Endpoint, *, connection: str, age_s: float) -> None:
+    def broke(
+        self, what: str, broken: Broken, endpoint: Endpoint, *, connection: TlsConnection | None, age_s: float
+    ) -> None:
         """Tell of one breakage; beyond `MAX_TOLD` they are only counted, by the caller's tally."""
         self._told += 1
         if self._told > MAX_TOLD:
@@ -160,7 +175,9 @@ class LoadClient:
                 what=what,
                 how=broken.how,
                 detail=broken.detail,
-                connection=connection,
+                connection=connection.name if connection else "",
+                asked=connection.asked if connection else "",
+                answered_by=connection.answered_by if connection else "",
                 target=str(endpoint),
                 age_s=round(age_s, 3),
             )

@@ -32,19 +32,23 @@ class TlsConnection:
         self._sending_was_refused = False
         self._unacknowledged = 0
         self._acknowledged_at = trio.current_time()
+        address = self._socket.getsockname()
+        host = f"[{address[0]}]" if self._socket.family == socket.AF_INET6 else address[0]
+        self.name = f"{host}:{address[1]}"
+        """Its own end as a packet trace names it; also when it is closed."""
+        self.asked = ""
+        """The path of the latest request."""
+        self.answered_by = ""
+        """The backend of its answer, once its head has come."""
         self.longest_silence_s = 0.0
         """Longest wait so far for bytes, or acknowledgements, that were due."""
 
     def __repr__(self) -> str:
         return f"TlsConnection({self.name}, longest silence {self.longest_silence_s:.3f} s)"
 
-    @property
-    def name(self) -> str:
-        """Its own end as the access log and a packet trace name it."""
-        address = self._socket.getsockname()
-        return (
-            f"[{address[0]}]:{address[1]}" if self._socket.family == socket.AF_INET6 else f"{address[0]}:{address[1]}"
-        )
+    def ask(self, path: str) -> None:
+        """Notes what is asked for next, for whoever tells of a failure."""
+        self.asked, self.answered_by = path, ""
 
     @classmethod
     async def open(

@@ -45,7 +45,7 @@ async def keep_alive(client: LoadClient, connection: TlsConnection, endpoint: En
             closes = True
         else:
             count.goodbyes += closes
-        client.answered_in(trio.current_time() - began)
+        client.answered_in(trio.current_time() - began, connection.name)
         count.bytes_checked += client.small.size
         if closes or client.finishing.is_set():
             return
@@ -61,6 +61,7 @@ async def upload(client: LoadClient, connection: TlsConnection, _endpoint: Endpo
     body = client.random.randbytes(size)
     name = f"{client.random.getrandbits(64):016x}"
     piece = max(1, int(plan.upload_bytes_per_second * plan.upload_interval_s))
+    connection.ask(UPLOADS_PATH + name)
     await connection.send(request_bytes("PUT", UPLOADS_PATH + name, plan.host, body_length=size))
     for offset in range(0, size, piece):
         await connection.send(body[offset : offset + piece])
@@ -100,10 +101,9 @@ async def run_flow(client: LoadClient, kind: FlowKind, endpoint: Endpoint) -> bo
     count.begun += 1
     count.ipv6 += endpoint.is_ipv6
     began = trio.current_time()
-    name = ""
+    connection = None
     try:
         async with await client.connect(endpoint) as connection:
-            name = connection.name
             count.open += 1
             try:
                 await FLOWS[kind](client, connection, endpoint, count)
@@ -112,7 +112,7 @@ async def run_flow(client: LoadClient, kind: FlowKind, endpoint: Endpoint) -> bo
                 count.longest_silence_s = max(count.longest_silence_s, connection.longest_silence_s)
     except Broken as broken:
         count.breakages[broken.how] += 1
-        client.broke(kind, broken, endpoint, connection=name, age_s=trio.current_time() - began)
+        client.broke(kind, broken, endpoint, connection=connection, age_s=trio.current_time() - began)
         return False
     count.completed += 1
     return True

@@ -43,6 +43,7 @@ async def generate(
         random=Random(plan.seed),  # noqa: S311 - repeatable load, no secret
         unix_time=unix_time,
         tell=tell,
+        tell_slow=tell,
     )
     async with trio.open_nursery() as outer:
         outer.start_soon(_ticks, client, tell, unix_time)

@@ -19,6 +19,8 @@ class Head:
     length: int
     closes: bool
     """The server will close after this answer: `Connection: close`."""
+    backend: str = ""
+    """Who answered, as the lab's backends say in `X-Backend`."""
 
 
 def request_bytes(method: str, path: str, host: str, *, body_length: int | None = None) -> bytes:
@@ -43,7 +45,9 @@ async def read_head(connection: TlsConnection) -> tuple[Head, bytes]:
             raise Broken(Breakage.TRUNCATED, f"closed after {len(received)} bytes of the answer's head")
         received += data
     head, _, rest = received.partition(END_OF_HEAD)
-    return parse_head(head), rest
+    parsed = parse_head(head)
+    connection.answered_by = parsed.backend
+    return parsed, rest
 
 
 def parse_head(head: bytes) -> Head:
@@ -61,7 +65,12 @@ def parse_head(head: bytes) -> Head:
     length = headers.get(b"content-length", b"")
     if not length.isdigit():
         raise Broken(Breakage.UNEXPECTED_ANSWER, f"{parts[1].decode()} without Content-Length")
-    return Head(int(parts[1]), int(length), closes=headers.get(b"connection", b"").lower() == b"close")
+    return Head(
+        int(parts[1]),
+        int(length),
+        closes=headers.get(b"connection", b"").lower() == b"close",
+        backend=headers.get(b"x-backend", b"").decode("latin-1"),
+    )
 
 
 async def read_answer(connection: TlsConnection, size: int, sha256: str) -> Head:

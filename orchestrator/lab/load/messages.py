@@ -76,9 +76,24 @@ class BreakageSeen(Contract):
     detail: str
     connection: str
     """The client's address and port; empty if there was no connection."""
+    asked: str = ""
+    """The path of the latest request; empty if there was none."""
+    answered_by: str = ""
+    """The backend that was answering it; empty if no head of an answer had come."""
     target: str
     age_s: float
 
 
-Message = BreakageSeen | Tick
+class SlowSeen(Contract):
+    """A connection or an answer took longer than `breakage.SLOW_S`."""
+
+    event: Literal["slow"] = "slow"
+    at: float
+    """Unix time when it came."""
+    connection: str
+    """The client's address and port; empty while there was no connection."""
+    took_s: float
+
+
+Message = BreakageSeen | SlowSeen | Tick
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="event")])

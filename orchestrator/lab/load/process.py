@@ -8,7 +8,7 @@ import trio
 
 from orchestrator.lab.child import Child, child_process, lines
 from orchestrator.lab.errors import LabError
-from orchestrator.lab.load.messages import FINISH, MESSAGE, BreakageSeen, Tick
+from orchestrator.lab.load.messages import FINISH, MESSAGE, BreakageSeen, SlowSeen, Tick
 from orchestrator.lab.load.plan import LoadPlan
 from orchestrator.lab.processes import NAMESPACES
 
@@ -30,6 +30,7 @@ class LoadProcess:
         self._ended = False
         self.last: Tick | None = None
         self.breakages: list[BreakageSeen] = []
+        self.slow: list[SlowSeen] = []
 
     async def until(self, reached: Callable[[Tick], bool], *, within_s: float, waiting_for: str) -> Tick:
         """The first tick of which this is true. Raises LabError if that takes too long or the generator ends."""
@@ -50,6 +51,9 @@ class LoadProcess:
         """Take what the generator tells, until it ends."""
         async for line in lines(self._child.stdout):
             message = MESSAGE.validate_json(line)
+            if isinstance(message, SlowSeen):
+                self.slow.append(message)
+                continue
             if isinstance(message, Tick):
                 self.last = message
             else:

@@ -43,10 +43,9 @@ async def run_connection(client: LoadClient, endpoint: Endpoint) -> None:
     count = client.requests
     count.connections += 1
     began = trio.current_time()
-    name = ""
+    connection = None
     try:
         async with await client.connect(endpoint) as connection:
-            name = connection.name
             for _ in range(client.plan.requests_per_connection):
                 try:
                     closes = (await client.fetch(connection, client.small)).closes
@@ -55,11 +54,11 @@ async def run_connection(client: LoadClient, endpoint: Endpoint) -> None:
                     await client.fetch_again(endpoint, client.small)
                     closes = True
                 now = trio.current_time()
-                client.answered_in(now - began)
+                client.answered_in(now - began, connection.name)
                 began = now
                 count.answered += 1
                 if closes:
                     return
     except Broken as broken:
         count.breakages[broken.how] += 1
-        client.broke("request", broken, endpoint, connection=name, age_s=trio.current_time() - began)
+        client.broke("request", broken, endpoint, connection=connection, age_s=trio.current_time() - began)
