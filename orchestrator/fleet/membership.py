@@ -170,9 +170,10 @@ def _changes(
         ready = [member for member in members if member.id not in pool.joining]
         rows_for[site] = weighted(ready, configured)
         present = newest.get(site)
-        if present is not None and members and not ready:
-            # Better those who leave, for the moment that it takes until the first of the others is ready.
-            rows_for[site] = present.generation.members
+        if members and not ready:
+            # Better those who leave, for the moment that it takes until the first of the others is ready. A site that
+            # has no generation yet does as another one does.
+            rows_for[site] = (present or pool.newest).generation.members
         if present is None or present.generation.members != rows_for[site]:
             changed.append(site)
     if not changed and newest.keys() - by_site.keys():

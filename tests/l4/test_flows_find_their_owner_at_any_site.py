@@ -1,7 +1,7 @@
 """The promise of sites, as properties: a flow that begins at one site finds its owner at every site, and for as long.
 
-Sites prefer their own members, spill, drain, come, go, and lose and gain nodes, while agents apply snapshots and report
-when they get round to it. A client may come to any L4 node at any time: the routers decide.
+Sites prefer their own members, spill, drain, come, go, and lose and gain nodes and health, while agents apply snapshots
+and report when they get round to it. A client may come to any L4 node at any time: the routers decide.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -133,6 +133,14 @@ class Sites(RuleBasedStateMachine):
     @rule(name=st.sampled_from(PROXIES))
     def a_member_returns(self, name: str) -> None:
         self.change(lambda: drain.undrain(self.play.fleet, self.play.config, name))
+
+    @rule(name=st.sampled_from(PROXIES))
+    def a_member_loses_its_health_or_has_it_again(self, name: str) -> None:
+        member = self.play.fleet.member(name)
+        if member is not None:
+            health = member.health.model_copy(update={"healthy": not member.health.healthy})
+            fleet = self.play.fleet.with_member(member.model_copy(update={"health": health}))
+            self.change(lambda: regenerated(fleet, self.play.config))
 
     @rule(site=st.sampled_from(["east", "west"]))
     def all_proxies_of_a_site_drain(self, site: str) -> None:

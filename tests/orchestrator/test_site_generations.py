@@ -272,3 +272,31 @@ def test_a_site_that_is_being_emptied_takes_what_others_spill_if_nobody_else_can
     drain_member(play, "proxy-3")
     drain_l4(play, "l4-1")
     assert in_force(play)["east"] == [1, 2]
+
+
+def test_a_site_whose_members_lose_their_health_spills_like_one_whose_members_drain(play: Playbook) -> None:
+    sick = play.fleet.member("proxy-3")
+    assert sick is not None
+    sick = sick.model_copy(update={"health": sick.health.model_copy(update={"healthy": False})})
+    play.save(regenerated(play.fleet.with_member(sick), play.config))
+    assert in_force(play) == {"east": [1, 2], "main": [1, 2]}
+    well = sick.model_copy(update={"health": sick.health.model_copy(update={"healthy": True})})
+    play.save(regenerated(play.fleet.with_member(well), play.config))
+    play.admit()
+    assert in_force(play) == {"east": [3], "main": [1, 2]}
+
+
+def test_a_new_site_whose_members_all_join_does_as_another_site_does_until_then() -> None:
+    config = sites(TWO.replace("mode: terminate,", "mode: terminate, sites: [main],"))
+    play = Playbook(config)
+    drain_member(play, "proxy-1")
+    sick = play.fleet.member("proxy-2")
+    assert sick is not None
+    sick = sick.model_copy(update={"health": sick.health.model_copy(update={"healthy": False})})
+    play.save(regenerated(play.fleet.with_member(sick), play.config))
+    assert in_force(play) == {"main": [2]}
+    assert list(play.fleet.pools[0].joining) == [3]
+    apply(play, sites())
+    assert in_force(play) == {"east": [2], "main": [2]}, "rather than nobody"
+    play.admit()
+    assert in_force(play) == {"east": [3], "main": [3]}
