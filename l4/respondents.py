@@ -1,5 +1,6 @@
 """Who answers operators' inquiries: for a balancer agent, and for a redirector agent."""
 
+import time
 from collections.abc import Awaitable
 
 import trio
@@ -10,6 +11,7 @@ from l4.balancer_program import BalancerProgram
 from l4.capture import Captures
 from l4.checks import checkup
 from l4.checks.check import Place, Subject
+from l4.ingress import IngressMap
 from l4.interface import InterfaceError, look_up_interface
 from l4.program_error import NotInService, ProgramError
 from l4.redirector import RedirectorAgent
@@ -89,8 +91,10 @@ class RedirectorRespondent:
         running = await self._agent.inspect(lambda program, _: program)
         rehearsal = await trio.to_thread.run_sync(trace_arrival.rehearsal_of, running)
 
-        def look(_: RedirectorProgram, snapshot: RedirectorSnapshot) -> TraceArrivalAnswer:
-            return trace_arrival.trace_arrival(rehearsal, snapshot, look_up_interface(self._interface), frame)
+        def look(program: RedirectorProgram, snapshot: RedirectorSnapshot) -> TraceArrivalAnswer:
+            interface = look_up_interface(self._interface)
+            with program.pins.open("ingress") as ingress:
+                return trace_arrival.trace_arrival(rehearsal, snapshot, interface, IngressMap(ingress), frame)
 
         with rehearsal:
             return await self._agent.inspect(look)
@@ -98,11 +102,12 @@ class RedirectorRespondent:
 
 async def _examined(agent: BalancerAgent | RedirectorAgent, place: Place, question: Checkup) -> CheckupAnswer:
     """Takes the agent's turn for a moment only: what is looked for may be why it is held up."""
+    asked_at = time.monotonic()
     status: BalancerStatus | RedirectorStatus | None = None
     with trio.move_on_after(STATUS_WAIT_S):
         status = await agent.status()
     subject = Subject(place, agent.snapshot, status, is_agent=True)
-    return await checkup.answer(subject, fix=question.fix)
+    return await checkup.answer(subject, fix=question.fix, asked_at=asked_at)
 
 
 async def _told(answer: Awaitable[Answer]) -> Answer:

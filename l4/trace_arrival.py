@@ -2,8 +2,10 @@
 
 import socket
 import struct
+import time
 
 from l4.frames import TCP, Layer, layers, network_layer
+from l4.ingress import Ingress, IngressMap
 from l4.interface import Interface
 from l4.redirector_program import RedirectorProgram
 from l4.rehearsal import Rehearsal
@@ -28,7 +30,7 @@ def rehearsal_of(program: RedirectorProgram) -> Rehearsal:
 
 
 def trace_arrival(
-    rehearsal: Rehearsal, snapshot: RedirectorSnapshot, interface: Interface, frame: bytes
+    rehearsal: Rehearsal, snapshot: RedirectorSnapshot, interface: Interface, ingress: IngressMap, frame: bytes
 ) -> TraceArrivalAnswer:
     """What would become of the frame now. Raises OSError, SocketDumpError, ValueError."""
     arriving = _as_it_arrives(frame, interface.mac)
@@ -45,9 +47,15 @@ def trace_arrival(
         )
         members = (member for pool in snapshot.pools for member in pool.members)
         next_owner = next((member.name for member in members if member.address == sent[0].destination), None)
+    brought_by: str | None = None
     steps = [TracedStep(what="packet", words=" carrying ".join(str(layer) for layer in found))]
     if found and found[-1].protocol == TCP:
         steps.append(TracedStep(what="socket", words=_socket_in_words(found[-1])))
+        if (came := _ingress_of(found[-1], ingress)) is not None:
+            brought_by = snapshot.l4_nodes.get(came.node_id)
+            who = brought_by or "an L4 node that does not say which it is"
+            ago_s = (time.monotonic_ns() - came.arrived_ns) / 1e9
+            steps.append(TracedStep(what="ingress", words=f"its first packet came by {who}, {ago_s:.0f} s ago"))
     words = f"{verdict}: {reason_in_words(reason)}" if reason else f"{verdict}: not for the tunnel's end on this host"
     steps.append(TracedStep(what="verdict", words=words + (f", {next_owner}" if next_owner else "")))
     return TraceArrivalAnswer(
@@ -56,6 +64,7 @@ def trace_arrival(
         reason=reason,
         counters=counters,
         next_owner=next_owner,
+        brought_by=brought_by,
         outer=outer,
         frame=run.frame[:MAX_SNAP_LENGTH] if verdict is Verdict.SENT else b"",
     )
@@ -70,6 +79,12 @@ def _as_it_arrives(frame: bytes, mac: bytes) -> bytes:
     if not version:
         raise ValueError("the frame is not IP")
     return mac + frame[6:12] + frame[offset - 2 :]
+
+
+def _ingress_of(inner: Layer, ingress: IngressMap) -> Ingress | None:
+    if inner.source_port is None or inner.destination_port is None:
+        return None
+    return ingress.lookup(inner.source, inner.source_port, inner.destination, inner.destination_port)
 
 
 def _socket_in_words(inner: Layer) -> str:

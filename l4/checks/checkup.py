@@ -39,9 +39,9 @@ SETTLE_S = 1.5
 _MORE_PATH = ("/usr/sbin", "/sbin", str(Path(sys.executable).parent))
 
 
-async def answer(subject: Subject, *, fix: bool = False) -> CheckupAnswer:
-    """The checkup as an answer to whoever asked."""
-    began = time.monotonic()
+async def answer(subject: Subject, *, fix: bool = False, asked_at: float | None = None) -> CheckupAnswer:
+    """The checkup as an answer to whoever asked; `asked_at`, by the monotonic clock, if that was before now."""
+    began = time.monotonic() if asked_at is None else asked_at
     results = await (examine_and_mend(subject) if fix else examine(subject))
     try:
         octets = (await trio.to_thread.run_sync(look_up_interface, subject.interface)).mtu

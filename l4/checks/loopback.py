@@ -10,7 +10,9 @@ from l4.checks.check import Check, Subject
 from l4.interface_addresses import Network
 from l4.vips import LOOPBACK_INDEX, vips_on_loopback
 from orchestrator.contract.checkup import CheckResult
+from orchestrator.contract.node import Announcement
 from orchestrator.contract.report import BalancerStatus
+from orchestrator.contract.snapshot import BalancerSnapshot
 
 MISSING = Check(
     "vip_missing",
@@ -37,7 +39,8 @@ def look(subject: Subject) -> Iterator[CheckResult]:
         yield check.unknown("there is no snapshot that says which VIPs this host is to have")
         return
     withheld = subject.status.withheld if isinstance(subject.status, BalancerStatus) else {}
-    wanted = {vip.network for vip in snapshot.vips if vip.name not in withheld}
+    is_silent = isinstance(snapshot, BalancerSnapshot) and snapshot.announcement is Announcement.NONE
+    wanted = {vip.network for vip in snapshot.vips if vip.name not in withheld and not is_silent}
     missing = sorted(map(text, wanted - vips_on_loopback().all))
     if missing and subject.is_balancer and attached_program(subject.interface) is None:
         yield check.unknown(f"{', '.join(missing)} not on lo, as it should be: no program would forward their packets")

@@ -8,6 +8,7 @@ from typing import Final
 from orchestrator.contract.checkup import CheckResult, CheckupAnswer, Severity
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.operator import AgentView, NodeView, StatusView, TableView
+from orchestrator.contract.pool import MemberState
 
 #: Seconds by which a node's clock may be off: what NTP holds without effort is milliseconds, so two seconds are not
 #: kept at all; half a minute is where entries that end by themselves and logs of several hosts mislead.
@@ -184,7 +185,9 @@ def tables(views: Sequence[TableView]) -> Results:
 
 
 def vips(status: StatusView, node: NodeView) -> Iterator[CheckResult]:
-    """VIPs that an L4 node keeps from routers, with its own words."""
+    """VIPs that an L4 node keeps from routers, with its own words. One that is being drained does so as it was told."""
+    if node.state not in (None, MemberState.ACTIVE):
+        return
     withheld = {vip.name: vip.withheld_by[node.name] for vip in status.vips if node.name in vip.withheld_by}
     for reason in dict.fromkeys(withheld.values()):
         names = ", ".join(name for name, why in withheld.items() if why == reason)

@@ -14,6 +14,7 @@ At three in the morning:
   edgectl capture web-v4 -w web.pcapng    packets as they leave the L4 nodes, for tcpdump and Wireshark
   edgectl capture web-v4 --drops-only     what is dropped, and why
   edgectl doctor                      what is wrong on the hosts themselves, and the command that mends it
+  edgectl trace 198.51.100.7:40000 203.0.113.10    a flow's whole way, to its backend
   edgectl trace-packet --src 198.51.100.7:40000 --dst 203.0.113.10:443      where it would go, and why
 
 \b
@@ -48,6 +49,7 @@ main = Edgectl(
             "What would become of a packet, on each node that it would reach.",
         ),
         "doctor": ("orchestrator.cli.doctor:doctor", "What is wrong on the hosts, and the command that mends it."),
+        "trace": ("orchestrator.cli.trace:trace", "A flow's whole way: routers, L4 node, proxy, backend."),
         "token": ("orchestrator.cli.token:token", "A one-time token with which an agent joins the fleet."),
         "lab": ("orchestrator.cli.lab:lab", "A whole fleet on this machine, to try things on; and the demo."),
     },

@@ -16,10 +16,19 @@ def drawn(traced: Traced) -> RenderableType:
     first = traced.paths[0].answer.steps[0].words if traced.paths else "nobody told"
     tree = Tree(Text(first, style="bold"))
     for path in traced.paths:
-        branch = tree.add(Text(path.node, style="bold"))
-        _add_steps(branch, path.answer.steps[1:], path.answer.verdict)
-        _add_hops(branch, path)
+        add_path(tree.add(Text(path.node, style="bold")), path)
     return tree
+
+
+def add_path(branch: Tree, path: Path) -> None:
+    """What an L4 node would do, and the proxies on the way from there."""
+    _add_steps(branch, path.answer.steps[1:], path.answer.verdict)
+    _add_hops(branch, path)
+
+
+def labelled(name: str, words: str, style: str = "not dim") -> Text:
+    """One line: what it is about, and what there is to say."""
+    return Text(name.replace("_", " ").ljust(_LONGEST_NAME), style="dim").append(words, style=style)
 
 
 def _add_hops(branch: Tree, path: Path) -> None:
@@ -33,9 +42,7 @@ def _add_hops(branch: Tree, path: Path) -> None:
 
 def _add_steps(branch: Tree, steps: tuple[TracedStep, ...], verdict: Verdict) -> None:
     for step in steps:
-        line = Text(step.what.replace("_", " ").ljust(_LONGEST_NAME), style="dim")
-        line.append(step.words, style=_STYLES[verdict] if step.what == "verdict" else "not dim")
-        branch.add(line)
+        branch.add(labelled(step.what, step.words, _STYLES[verdict] if step.what == "verdict" else "not dim"))
 
 
 def _problem_in_words(hop: Hop) -> str:

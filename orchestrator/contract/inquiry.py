@@ -202,6 +202,8 @@ class TraceArrivalAnswer(_WithOctets):
     counters: dict[str, int]
     next_owner: Name | None = None
     """Whom the packet would be sent on to: its second chance."""
+    brought_by: Name | None = None
+    """The L4 node that brought the flow's first packet here; None if this host does not know it (any more)."""
     outer: OuterHeader | None = None
     frame: Annotated[bytes, Field(max_length=MAX_SNAP_LENGTH)] = b""
 

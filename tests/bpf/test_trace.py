@@ -18,6 +18,7 @@ from l4.bpf_call import pin
 from l4.entries import MemberEntry
 from l4.guard import RateLimit, VipLimits
 from l4.guard_lists import Listing
+from l4.ingress import IngressMap
 from l4.interface import Interface
 from l4.pins import LAYOUTS
 from l4.probe_frame import probe_frame
@@ -201,7 +202,10 @@ class Asked:
 
     def redirect(self, frame: bytes) -> TraceArrivalAnswer:
         before = self.redirector.counters()
-        answer = trace_arrival.trace_arrival(self.rehearsal_of_redirector, REDIRECTOR_SNAPSHOT, LOOPBACK, frame)
+        with self.redirector.pins.open("ingress") as ingress:
+            answer = trace_arrival.trace_arrival(
+                self.rehearsal_of_redirector, REDIRECTOR_SNAPSHOT, LOOPBACK, IngressMap(ingress), frame
+            )
         assert self.redirector.counters() == before
         return answer
 
@@ -419,6 +423,21 @@ def test_a_redirector_tells_what_it_does_with_what_a_balancer_sends(
     if flags == "A":
         assert (answer.next_owner, answer.frame) == ("proxy-22", done.frame)
         assert any("no open socket" in step.words for step in answer.steps)
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_who_brought_a_flow_is_told_once_its_first_packet_came(
+    fed: BalancerProgram, told: Asked, member: RedirectorProgram, family: str
+) -> None:
+    fed.swap_table(1, struct.pack("=4H", *OWNERS, 0) * fed.rows)
+    later = told.balance(probe(CASES[family], "A", port=44000)).frame
+    assert told.redirect(later).brought_by is None
+    first = told.balance(probe(CASES[family], "S", port=44000)).frame
+    run(member.descriptor, LOOPBACK.mac + first[6:])
+    answer = told.redirect(later)
+    assert answer.brought_by == "l4-1"
+    assert any(step.what == "ingress" and "came by l4-1, 0 s ago" in step.words for step in answer.steps)
+    assert told.redirect(told.balance(probe(CASES[family], "A", port=44001)).frame).brought_by is None, "another flow"
 
 
 def test_a_stranger_is_refused_in_words(fed: BalancerProgram, told: Asked, member: RedirectorProgram) -> None:
