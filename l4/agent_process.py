@@ -70,6 +70,7 @@ def run_to_the_end(
                 state=state,
                 ready=lambda: log.info("%s in service on %s", role, interface),
                 respondent=respondent,
+                bell=agent.bell if isinstance(agent, BalancerAgent) else None,
             )
 
     reasons: list[str] = []

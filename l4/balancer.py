@@ -33,6 +33,7 @@ from l4.bird import Bird, BirdError
 from l4.direct_return import DirectReturnError
 from l4.forwarding import GenerationTables
 from l4.interface import InterfaceError
+from l4.probes.prober import Prober
 from l4.program_error import NotInService, ProgramError
 from l4.rehearsal import remove_leftovers
 from l4.reload import NotReloaded, Replacement
@@ -40,7 +41,7 @@ from l4.tap import Tap
 from l4.traffic import Traffic, read_drops, read_traffic
 from l4.vips import VipError
 from l4.watch import BEAT_S, Occasion, Watch
-from orchestrator.contract.client import SnapshotRefused
+from orchestrator.contract.client import Bell, SnapshotRefused
 from orchestrator.contract.report import BalancerStatus
 from orchestrator.contract.snapshot import BalancerSnapshot, Snapshot
 
@@ -68,6 +69,8 @@ class BalancerAgent:
         self._plan: BalancerPlan | None = None
         self._watch = Watch(interface)
         self._watch_trouble: str | None = None
+        self.bell = Bell()
+        self.prober = Prober(interface)
         self._counts: Counter[str] = Counter(snapshots_refused=0, watch_failures=0)
         self._feed = BalancerFeed(interface, self._counts)
         self._announcer = Announcer(
@@ -146,7 +149,17 @@ class BalancerAgent:
                 tables=self._feed.tables,
                 counters=counters,
                 drops=drops,
+                probes=self.prober.verdicts(),
             )
+
+    async def mark_unreachable(self, members: frozenset[int]) -> None:
+        """Takes the live bit of these members, and of no others that the snapshot lets live, at once.
+
+        Raises ProgramError, OSError.
+        """
+        async with self._turn:
+            await trio.to_thread.run_sync(self._feed.mark_unreachable, members, self._program, self._plan)
+        self.look_again()
 
     async def traffic(self) -> Traffic:
         """Totals by VIP and member, for metrics."""
@@ -233,7 +246,7 @@ class BalancerAgent:
             log.info("XDP program attached to %s in %s mode", self._interface, mode)
 
     def _read_counters(self) -> dict[str, int]:
-        own = dict(self._counts)
+        own = dict(self._counts) | dict(self.prober.counts)
         return {**self._program.counters(), **own} if self._program else own
 
     def _read_drops(self) -> dict[str, dict[str, int]]:

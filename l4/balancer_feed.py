@@ -5,6 +5,7 @@ For one thread at a time.
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from l4.attachment import XdpMode, attached_program
 from l4.balancer_plan import BalancerPlan
@@ -27,6 +28,7 @@ class BalancerFeed:
         self._interface = interface
         self._counts = counts
         self._neighbours = Neighbours()
+        self._unreachable: frozenset[int] = frozenset()
         self._fed: tuple[BalancerProgram, BalancerSettings] | None = None
         self._held: dict[str, tuple[bytes, TableStatus]] = {}
         counts["table_swaps"] = 0
@@ -64,6 +66,17 @@ class BalancerFeed:
             self._neighbours.keep(addresses)
             self._set_members(program, plan.members)
 
+    def mark_unreachable(
+        self, members: frozenset[int], program: BalancerProgram | None, plan: BalancerPlan | None
+    ) -> None:
+        """These members, and no others that the plan lets live, are not live from now on: this node's probes say so.
+
+        Raises ProgramError, OSError.
+        """
+        self._unreachable = members
+        if program is not None and plan is not None:
+            self._set_members(program, plan.members)
+
     def read_tables(self, program: BalancerProgram, plan: BalancerPlan) -> None:
         """Reads back the plan's tables from the kernel. Raises ProgramError, OSError."""
         held: dict[str, tuple[bytes, TableStatus]] = {}
@@ -83,7 +96,8 @@ class BalancerFeed:
         return attached.mode if attached is not None and attached.name == BalancerProgram.FUNCTION else None
 
     def _set_members(self, program: BalancerProgram, members: Iterable[MemberEntry]) -> None:
-        program.set_members(with_macs(members, self._neighbours))
+        known = with_macs(members, self._neighbours)
+        program.set_members([replace(one, live=False) if one.id in self._unreachable else one for one in known])
 
     def _set_settings(self, program: BalancerProgram, plan: BalancerPlan) -> None:
         """What the snapshot and the interface say: an operator may give that another MTU or MAC address at any time."""

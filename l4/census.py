@@ -79,6 +79,7 @@ class Census:
         self._row_count = snapshot.forwarding.rows
         self._pools = {pool.name: _PoolRows.of(pool, tables, snapshot.forwarding) for pool in snapshot.pools}
         self._vips = VipIndex(snapshot.vips)
+        self._probe_sources = frozenset(address.packed for address in snapshot.probe_sources)
         # Of the flows of the last count: a long flow is hashed once, not every second. As large as that count.
         self._places: dict[Flow, _Place] = {}
 
@@ -86,11 +87,12 @@ class Census:
         return f"<Census of member {self._member_id}: {len(self._places)} flows at the last count>"
 
     def count(self, flows: Iterable[Flow]) -> tuple[PoolCensus, ...]:
-        """One entry per pool, in the snapshot's order; flows to other addresses than the VIPs are passed over."""
+        """One entry per pool, in the snapshot's order; flows to other addresses than the VIPs are passed over, and
+        so are L4 nodes' probes."""
         places: dict[Flow, _Place] = {}
         rows_by_pool: dict[str, list[int]] = {name: [] for name in self._pools}
         for flow in flows:
-            if flow in places:
+            if flow in places or flow.remote_address in self._probe_sources:
                 continue
             place = self._places.get(flow) or self._find_place(flow)
             if place is None:

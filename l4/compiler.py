@@ -40,14 +40,14 @@ def main() -> None:
             socket.send_fds(channel, [json.dumps({"maps": [*maps]}).encode()], [program, *maps.values()])
 
 
-def _load(source: str, text: str, function: str, flags: list[str], pins: str) -> tuple[int, dict[str, int]]:
+def _load(source: str, text: str, function: str, flags: list[str], pins: str, kind: str) -> tuple[int, dict[str, int]]:
     """Descriptors of the program and, by name, of its own maps. Raises ProgramError."""
     module = _compile(source, text, flags)
     tables = list(_tables(module))
     for table in tables:
         _check_shape(table, pins)
     try:
-        program: int = module.load_func(function.encode(), module.XDP).fd
+        program: int = module.load_func(function.encode(), getattr(module, kind)).fd
     except Exception as error:
         raise ProgramError(
             f"the kernel refused {source} ({error}); its verifier's words stand above. "

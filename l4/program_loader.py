@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,25 @@ _MAX_DESCRIPTORS = 253
 _STANDARD_ERROR = 2
 
 
-class LoadedProgram:
-    """A compiled and loaded XDP program, by its descriptor: the kernel keeps it while that is open, or it attached."""
+class ProgramKind(StrEnum):
+    """Where in the kernel a program stands, by bcc's names."""
 
-    def __init__(self, source: str, function: str, pins: ProgramPins, definitions: Mapping[str, str | int]) -> None:
+    XDP = "XDP"
+    CLASSIFIER = "SCHED_CLS"
+    """Of packets on their way through an interface's queues (tc-bpf(8))."""
+
+
+class LoadedProgram:
+    """A compiled and loaded program, by its descriptor: the kernel keeps it while that is open, or it attached."""
+
+    def __init__(
+        self,
+        source: str,
+        function: str,
+        pins: ProgramPins,
+        definitions: Mapping[str, str | int],
+        kind: ProgramKind = ProgramKind.XDP,
+    ) -> None:
         """Compiles and loads `function` of `l4/bpf/<source>`. Raises ProgramError.
 
         `definitions` become macros; text ones are passed as C strings.
@@ -50,6 +66,7 @@ class LoadedProgram:
             "function": function,
             "flags": [f"-D{name}={_macro(value)}" for name, value in macros.items()],
             "pins": str(pins.directory),
+            "kind": kind,
         }
         answer, descriptors = _ask_compiler(order)
         if "error" in answer:

@@ -169,7 +169,7 @@ class RedirectorAgent:
     def _install(self, program: RedirectorProgram, plan: _Plan) -> None:
         snapshot = plan.snapshot
         program.set_members(plan.members)
-        program.set_tunnel_sources(snapshot.tunnel_sources)
+        program.set_tunnel_sources(snapshot.tunnel_sources, snapshot.probe_sources)
         self._set_settings(program, plan)
         if program is not self._program or attached_program(self._interface) is None:
             mode = program.attach(self._interface, self._xdp_mode)

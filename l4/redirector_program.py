@@ -12,6 +12,9 @@ from l4.program_error import ProgramError
 from l4.program_loader import LoadedProgram
 from l4.shared_maps import U32, Counters, Members, reconcile
 
+#: `enum tunnel_source` of redirector_maps.h.
+_SOURCE, _PROBER = 1, 2
+
 
 class RedirectorProgram:
     """`redirect.c`, and its maps."""
@@ -70,12 +73,18 @@ class RedirectorProgram:
         """Makes the members those given: whom a second chance can go to."""
         self._members.set(members)
 
-    def set_tunnel_sources(self, sources: Sequence[IPv4Address | IPv6Address]) -> None:
-        """Makes the hosts whose encapsulated packets are accepted those given."""
+    def set_tunnel_sources(
+        self, sources: Sequence[IPv4Address | IPv6Address], probe_sources: Sequence[IPv4Address | IPv6Address] = ()
+    ) -> None:
+        """Makes the hosts whose encapsulated packets are accepted those given.
+
+        Connections that themselves come from one of `probe_sources` are probes, and not counted as new flows.
+        """
         limit = self._sources.shape.max_entries
         if len(sources) > limit // 2:
             raise ProgramError(f"{len(sources)} tunnel sources, and at most {limit // 2} are supported")
-        reconcile(self._sources, {mapped(source): U32.pack(1) for source in sources})
+        members = {mapped(source): U32.pack(_SOURCE) for source in sources}
+        reconcile(self._sources, members | {mapped(source): U32.pack(_PROBER) for source in probe_sources})
 
     def counters(self) -> dict[str, int]:
         """All counters by name, summed over CPUs. They survive restarts. docs/protocol.md says what each counts."""

@@ -24,6 +24,8 @@ from l4.host_plan_command import vips
 from l4.interface import InterfaceError, look_up_interface
 from l4.metrics import balancer_metrics, exposition, redirector_metrics
 from l4.metrics_server import serve_metrics
+from l4.probes.keeping import keep_probing
+from l4.probes.program import ProbeProgram
 from l4.program_error import ProgramError
 from l4.redirector import RedirectorAgent
 from l4.redirector_program import RedirectorProgram
@@ -150,7 +152,7 @@ def run_balancer(
     async def expose() -> bytes:
         return exposition(await balancer_metrics(agent))
 
-    tasks: list[Task] = [agent.keep_announcing, bird.keep_running]
+    tasks: list[Task] = [agent.keep_announcing, bird.keep_running, functools.partial(keep_probing, agent, interface)]
     if metrics is not None:
         tasks.append(functools.partial(serve_metrics, *metrics, expose))
     respondent = BalancerRespondent(agent, interface, place)
@@ -224,6 +226,7 @@ def detach_balancer(*, interface: str, bpffs: Path) -> None:
         loopback.reconcile(())
         await trio.sleep(WITHDRAWAL_S)
         was_attached = BalancerProgram.detach(interface)
+        ProbeProgram.detach(interface)
         BalancerProgram.remove_pins(bpffs)
         click.echo(f"{interface}: balancer {'taken off' if was_attached else 'was not attached'}, maps removed")
 

@@ -46,6 +46,7 @@ REASONS = {
     "malformed_outer": "outer lengths that lie, or a fragment",
     "malformed_gue": "a tunnel header of another version or shape",
     "local_syn": "a new flow, which belongs here",
+    "local_probe": "an L4 node asks whether this host serves",
     "local_socket": "this host has the flow's socket",
     "local_syncookie": "it completes a handshake by a valid SYN cookie",
     "local_ipip": "it came without a chain, so it belongs here",

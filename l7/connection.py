@@ -31,7 +31,7 @@ class ClientOwner(Protocol):
     def client_gone(self, client: "ClientSocket") -> None:
         """The socket is closed."""
 
-    def handshake_failed(self, reason: str) -> None:
+    def handshake_failed(self, client: "ClientSocket", reason: str) -> None:
         """A TLS handshake came to nothing."""
 
 
@@ -160,7 +160,7 @@ class ClientSocket(SocketTransport):
             self._note()
             return
         except OSError as error:
-            self._owner.handshake_failed(reason_of(error))
+            self._owner.handshake_failed(self, reason_of(error))
             self.release()
             return
         self._handshaking = False
@@ -263,7 +263,7 @@ class ClientSocket(SocketTransport):
             self.codec.deadline_passed()
             return
         if self._handshaking:
-            self._owner.handshake_failed("timeout")
+            self._owner.handshake_failed(self, "timeout")
         self.release(reset=self._end is End.CLOSE)
 
     def failed(self) -> None:

@@ -23,6 +23,7 @@ nothing, and knows neither sockets nor clocks nor HTTP/1.1.
 | phase     | event                         | next      | what is done                                                |
 |-----------|-------------------------------|-----------|-------------------------------------------------------------|
 | NEW       | begin, route found            | OPENING   | ask for a connection                                        |
+| NEW       | begin, a probe's path from an L4 node | OVER | 200 or 503, and no record                      |
 | NEW       | begin, refused                | OVER      | own answer 400, 404, 421                                    |
 | OPENING   | upstream_connected            | AWAITING  | send head and held body; say 100 Continue if awaited        |
 | OPENING   | upstream_failed               | OVER      | own answer 503                                              |
@@ -51,11 +52,15 @@ from l7.shell import Flow, Services
 from l7.sides import ClientSide, UpstreamSide
 from l7.telemetry.access_log import AccessRecord
 from l7.telemetry.flags import Flag
+from orchestrator.contract.snapshot import HEALTH_PATH
 
 #: Methods that may be sent twice (RFC 9110 section 9.2.2; RFC 4918 and RFC 3253 for WebDAV's).
 IDEMPOTENT: Final = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"PROPPATCH", b"REPORT", b"SEARCH")
 )
+
+
+PROBED_PATH: Final = HEALTH_PATH.encode("ascii")
 
 
 class Phase(Enum):
@@ -143,6 +148,9 @@ class Exchange:
             path = normalise(head.path) if head.path != b"*" else head.path
         except PathRefused as refused:
             self._fail(400, Flag.DOWNSTREAM_PROTOCOL_ERROR, refused.reason)
+            return
+        if self.flow.is_probe and path == PROBED_PATH:
+            self._answer_probe()
             return
         head.path = path
         record = self.record
@@ -407,6 +415,19 @@ class Exchange:
             self._client.send_body(body)
         self._finish()
         self._client.exchange_over(whole=whole)
+
+    def _answer_probe(self) -> None:
+        """An L4 node asks whether this proxy serves. It is told, and nobody else hears of it."""
+        is_serving = self._services.is_serving
+        body = b"serving\n" if is_serving else b"not serving\n"
+        headers = [(b"content-type", b"text/plain"), (b"cache-control", b"no-store")]
+        head = ResponseHead(200 if is_serving else 503, headers, length=len(body), content_length=len(body))
+        self.phase = _OVER
+        self._services.count("probes_answered")
+        self._client.send_head(head, last=not self._request_ended)
+        if self._head.method != b"HEAD":
+            self._client.send_body(body)
+        self._client.exchange_over(whole=self._request_ended)
 
     def _drop_upstream(self) -> None:
         """Whatever the upstream is doing for this exchange, it need not go on."""

@@ -99,6 +99,8 @@ class Proxy:
         self._acceptors: dict[Bound, Acceptor] = {}
         self._offered: dict[Bound, socket.socket] = {}
         self._per_address: dict[str, int] = {}
+        self._probe_sources: frozenset[str] = frozenset()
+        self.is_serving = True
         # The first place in the spread differs between workers, which otherwise would ask clients in step.
         self._accepted = self._rng.randrange(1 << 20)
 
@@ -179,6 +181,7 @@ class Proxy:
     def commit(self, edition: Edition) -> None:
         """Swap the snapshot in."""
         self.snapshot = edition.snapshot
+        self._probe_sources = frozenset(str(address) for address in edition.snapshot.probe_sources)
         self.routes = edition.routes
         self.tls.certificates = edition.certificates
         self.upstreams.swap(edition.backends)
@@ -230,6 +233,7 @@ class Proxy:
 
     def stop_accepting(self, grace_s: float) -> None:
         """The process is to end: accept nothing new, and ask everybody to leave within `grace_s` seconds."""
+        self.is_serving = False
         for bound in list(self._acceptors):
             self._close_acceptor(bound)
         # A third of the time to ask, a third for those that are idle, a third for slow transfers.
@@ -258,6 +262,7 @@ class Proxy:
         """Take a client's connection in, or refuse it."""
         sock.setblocking(False)
         mine = self._per_address.get(address[0], 0)
+        is_probe = address[0] in self._probe_sources
         if len(self.clients) >= limits.MAX_CLIENT_CONNECTIONS:
             self._refuse(acceptor, sock, "too_many_connections")
             return
@@ -276,12 +281,13 @@ class Proxy:
                 wrap=self.tls.wrap if acceptor.tls else None,
             )
         except OSError:
-            # Reset before its handshake began.
-            self.counters.add('connections_refused{reason="reset"}')
+            # Reset before its handshake began: which is how probes for a connection alone end.
+            if not is_probe:
+                self.counters.add('connections_refused{reason="reset"}')
             sock.close()
             return
         self._accepted += 1
-        self.counters.add("connections_accepted")
+        self.counters.add("probe_connections_accepted" if is_probe else "connections_accepted")
         if self.snapshot is not None:
             client.l4_node = self._origin.name(address, acceptor.bound, self.snapshot.l4_nodes, self.now())
         self.clients.add(client)
@@ -313,6 +319,7 @@ class Proxy:
             l4_node=client.l4_node,
             tls_version=connection.version() if connection is not None else None,
             cover=cover_of(connection) if connection is not None else None,
+            is_probe=client.address[0] in self._probe_sources,
         )
         codec = client.codec = ServerConnection(client, self, flow)
         if self.farewell is not None:
@@ -331,8 +338,10 @@ class Proxy:
         else:
             self._per_address.pop(address, None)
 
-    def handshake_failed(self, reason: str) -> None:
-        """Count it."""
+    def handshake_failed(self, client: ClientSocket, reason: str) -> None:
+        """Count it, unless it was a probe that asks for a connection alone."""
+        if client.address[0] in self._probe_sources:
+            return
         self.counters.add(f'tls_handshakes_failed{{reason="{reason}"}}')
 
     # -- Services ------------------------------------------------------------------------------------------------------
@@ -362,8 +371,11 @@ class Proxy:
 
     @property
     def open_flows(self) -> dict[str, int]:
-        """Client connections by protocol, handshaking and lingering ones included: each is a socket of this host."""
-        return {PROTOCOL: len(self.clients)}
+        """Client connections by protocol, handshaking and lingering ones included: each is a socket of this host.
+
+        Without those of L4 nodes' probes, for which no drain has to wait.
+        """
+        return {PROTOCOL: len(self.clients) - sum(self._per_address.get(source, 0) for source in self._probe_sources)}
 
     def health(self) -> tuple[ServerHealth, ...]:
         """Each server, as the active checks see it."""

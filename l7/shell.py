@@ -50,6 +50,10 @@ class Services(Protocol):
     def routes(self) -> Matcher:
         """The routes in force; swapped whole by the next snapshot."""
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether new flows are welcome, as far as this proxy can tell: what probes are answered."""
+
     def now(self) -> float:
         """Monotonic seconds."""
 
@@ -79,7 +83,7 @@ class Services(Protocol):
 class Flow:
     """A client's connection, as the access log and the backends get to know it. Immutable by convention."""
 
-    __slots__ = ("client", "cover", "forwarded", "l4_node", "tls", "tls_version", "vip")
+    __slots__ = ("client", "cover", "forwarded", "is_probe", "l4_node", "tls", "tls_version", "vip")
 
     def __init__(
         self,
@@ -89,15 +93,18 @@ class Flow:
         l4_node: str | None = None,
         tls_version: str | None = None,
         cover: HostCover | None = None,
+        is_probe: bool = False,
     ) -> None:
         """`client`: address without port. `l4_node`: name of the node that brought the flow, if known. `tls_version`:
-        as `ssl.SSLSocket.version()` gives it, None without TLS. `cover`: hosts of the certificate that was shown."""
+        as `ssl.SSLSocket.version()` gives it, None without TLS. `cover`: hosts of the certificate that was shown.
+        `is_probe`: it comes from an L4 node's own address."""
         self.client = client
         self.vip = vip
         self.l4_node = l4_node
         self.tls = tls_version is not None
         self.tls_version = tls_version
         self.cover = cover
+        self.is_probe = is_probe
         proto = b"https" if self.tls else b"http"
         #: Header lines that say where the request came from, ready to be joined into upstream heads.
         self.forwarded = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (client.encode("ascii"), proto)

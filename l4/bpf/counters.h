@@ -82,7 +82,8 @@
 	X(owner_of_other_family)                                                                   \
 	X(local_udp)                                                                               \
 	X(local_fragment)                                                                          \
-	X(local_echo)
+	X(local_echo)                                                                              \
+	X(local_probe)
 
 #define AS_CONSTANT(name) COUNT_##name,
 

@@ -30,6 +30,17 @@ static __always_inline int keep(struct xdp_md *ctx, const struct tunnel *tunnel,
 	return XDP_PASS;
 }
 
+/* Does the inner packet come from an L4 node's own address? */
+static __always_inline bool is_probe(const struct packet *packet)
+{
+	struct underlay_address client;
+	__u32 *source;
+
+	__builtin_memcpy(client.octets, packet->flow.client, sizeof(client.octets));
+	source = tunnel_sources.lookup(&client);
+	return source && *source == SOURCE_L4_NODE;
+}
+
 static __always_inline __u16 l4_node(struct xdp_md *ctx, const struct tunnel *tunnel)
 {
 	const struct gue *gue = find_chain(ctx, tunnel);
@@ -52,8 +63,10 @@ static __always_inline __u32 reason_to_keep(struct xdp_md *ctx, struct packet *p
 	if (unlikely(packet->flow.service.protocol != IPPROTO_TCP || packet->is_fragment))
 		return reason_without_socket(packet);
 
-	/* A new flow: this is its row's first live owner. */
+	/* A new flow: this is its row's first live owner. Or only an L4 node that asks. */
 	if (unlikely(packet->tcp && is_syn(packet))) {
+		if (is_probe(packet))
+			return COUNT_local_probe;
 		record_syn(&packet->flow, packet->tcp->seq, l4_node(ctx, tunnel));
 		return COUNT_local_syn;
 	}

@@ -34,6 +34,11 @@ BPF_TABLE_PINNED("array", __u32, struct redirector_settings, settings, 1, PIN(se
 /* Who may send encapsulated packets here: a tunnel that anyone can write to is a hole. */
 #define MAX_TUNNEL_SOURCES 16384
 
+enum tunnel_source {
+	SOURCE_MEMBER = 1,
+	SOURCE_L4_NODE, /* connections from there, in the tunnel, are probes */
+};
+
 struct underlay_address {
 	__be32 octets[4]; /* IPv4 is mapped */
 };

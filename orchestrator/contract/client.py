@@ -5,7 +5,7 @@ Theory of operation
 1. Disk first. The last good snapshot is applied before any connection is tried: a reboot needs no orchestrator.
 2. Then two tasks run for ever. One *watches*: it asks for a snapshot other than the last one seen (a long poll),
    applies it, and makes it the last good one. The other *reports*: every second, and at once after an attempt to
-   apply. Only the watch applies, so `Agent.apply` never runs twice at once.
+   apply, or when somebody rings the bell. Only the watch applies, so `Agent.apply` never runs twice at once.
 3. A snapshot is written to disk after `apply` returned. If the node dies in between, it starts on the one before
    and is sent the new one again.
 4. A snapshot equal in all but its version is acknowledged without an apply. Its version is written down, so that
@@ -58,6 +58,25 @@ class SnapshotRefused(Exception):
     """Raised by `Agent.apply`: the snapshot cannot be run. The text is the reason, for the operator; no secrets."""
 
 
+class Bell:
+    """Asks for a report at once: for what cannot wait for the next second."""
+
+    def __init__(self) -> None:
+        self._rung = trio.Event()
+
+    def ring(self) -> None:
+        """The next report is made at once. Those who ring while one is made are heard by the one after it."""
+        self._rung.set()
+
+    def hush(self) -> None:
+        """What rang so far is about to be reported."""
+        self._rung = trio.Event()
+
+    async def wait(self) -> None:
+        """Until somebody rings."""
+        await self._rung.wait()
+
+
 class Agent(Protocol):
     """What a process of the fleet does with its snapshots."""
 
@@ -82,15 +101,17 @@ async def run_agent(
     state: StateDirectory,
     ready: Callable[[], None] | None = None,
     respondent: Respondent | None = None,
+    bell: Bell | None = None,
 ) -> NoReturn:
     """Keep `agent` on its newest good snapshot until cancelled.
 
     `ready` is called once, as soon as a snapshot is in service (from disk, or the first from an orchestrator).
     `respondent` answers what operators ask this agent; without one, they are told that it answers nothing.
+    Whoever rings the `bell` has a report made at once.
     Raises NotJoined if `state` holds no identity, and OSError if its keys cannot be read.
     """
     enrolment = state.enrolment()
-    course = _Course(agent, state, enrolment.identity, ready)
+    course = _Course(agent, state, enrolment.identity, ready, bell=bell or Bell())
     await course.start_from_disk()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(course.watch, enrolment.endpoints)
@@ -113,7 +134,7 @@ class _Course:
     nack: Nack | None = None
     refused: Snapshot | None = None
     seen_version: int = 0
-    news: trio.Event = field(default_factory=trio.Event)
+    bell: Bell = field(default_factory=Bell)
     mood: dict[str, str] = field(default_factory=dict)
     """Task → kind of its last failure, "" while all is well."""
     certificate_epoch: int = 0
@@ -163,7 +184,7 @@ class _Course:
             epoch = self.certificate_epoch
             async with self._connection(endpoints) as connection:
                 while epoch == self.certificate_epoch:
-                    self.news = trio.Event()
+                    self.bell.hush()
                     status = await self._status()
                     if status is None:
                         await trio.sleep(backoff.next_wait_s())
@@ -180,7 +201,7 @@ class _Course:
                     self._note("report", None)
                     backoff.reset()
                     with trio.move_on_after(REPORT_INTERVAL_S):
-                        await self.news.wait()
+                        await self.bell.wait()
 
     async def answer(self, respondent: Respondent, endpoints: tuple[str, ...]) -> NoReturn:
         """Task: answer what operators ask this agent."""
@@ -251,7 +272,7 @@ class _Course:
             log.error("snapshot %d refused: %s", snapshot.version, reason)
             self.nack = Nack(version=snapshot.version, reason=reason[:MAX_NACK_REASON])
             self.refused = snapshot
-        self.news.set()
+        self.bell.ring()
 
     def _in_service(self, snapshot: Snapshot) -> None:
         first, self.applied = self.applied is None, snapshot

@@ -98,6 +98,12 @@ class ProbeKind(StrEnum):
     HTTPS = "https"
 
 
+#: A host name, of one label or several (RFC 1123 section 2.1), lower case.
+ProbeHost = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$", max_length=253)
+]
+
+
 class Probe(Contract):
     """How L4 nodes look after a pool's members: along the way that clients' packets take, through the tunnel, to a VIP.
 
@@ -107,7 +113,7 @@ class Probe(Contract):
     kind: ProbeKind = ProbeKind.TCP
     vip: Name | None = None
     """The VIP that is asked on each member. None: the pool's first TCP VIP of a single address and port."""
-    host: str | None = None
+    host: ProbeHost | None = None
     """Of HTTP and HTTPS: the `Host` and the TLS server name."""
     path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=1024)] = "/"
     statuses: tuple[Annotated[int, Field(ge=100, le=599)], ...] = (200,)

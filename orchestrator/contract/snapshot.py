@@ -21,6 +21,10 @@ GUE_PORT: Port = 6080
 BgpPassword = Annotated[str, Field(pattern=r"^[ !#-~]{1,80}$")]
 
 
+#: Where proxies tell L4 nodes whether they serve, on every listener and under every host name (RFC 8615).
+HEALTH_PATH = "/.well-known/edgefleet/health"
+
+
 class BgpNeighbor(Contract):
     """A router that an L4 node announces its VIPs to."""
 
@@ -105,6 +109,8 @@ class RedirectorSnapshot(_Snapshot):
     """The only hosts whose encapsulated packets are accepted: L4 nodes and fellow members."""
     l4_nodes: dict[Identifier, Name]
     """Names of L4 nodes by the id that GUE carries."""
+    probe_sources: tuple[Address, ...] = ()
+    """L4 nodes' own addresses: connections from there are probes, and no flows."""
 
 
 class ProxySnapshot(_Snapshot):
@@ -117,6 +123,8 @@ class ProxySnapshot(_Snapshot):
     backends: tuple[Backend, ...]
     goodbye: Goodbye | None = None
     l4_nodes: dict[Identifier, Name]
+    probe_sources: tuple[Address, ...] = ()
+    """L4 nodes' own addresses: connections from there are probes, and are answered at `HEALTH_PATH`."""
 
 
 Snapshot = BalancerSnapshot | RedirectorSnapshot | ProxySnapshot

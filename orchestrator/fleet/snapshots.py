@@ -115,6 +115,7 @@ class Compilation:
             pools=tuple(self._pool(pool.name, None) for pool in pools),
             tunnel_sources=tuple(sorted(sources, key=lambda address: (address.version, int(address)))),
             l4_nodes=self._l4_nodes,
+            probe_sources=self._probe_sources,
         )
 
     def _proxy(self, member: FleetMember) -> ProxySnapshot:
@@ -133,6 +134,7 @@ class Compilation:
             backends=tuple(entry.backend for entry in configuration.backends),
             goodbye=self._goodbye(member),
             l4_nodes=self._l4_nodes,
+            probe_sources=self._probe_sources,
         )
 
     def _goodbye(self, member: FleetMember) -> Goodbye | None:
@@ -212,6 +214,10 @@ class Compilation:
     def _l4_addresses(self) -> frozenset[Address]:
         l4_nodes = [node for node in self.configuration.nodes if node.kind is NodeKind.L4]
         return frozenset(a for node in l4_nodes for a in (node.address, node.address_v6) if a is not None)
+
+    @cached_property
+    def _probe_sources(self) -> tuple[Address, ...]:
+        return tuple(sorted(self._l4_addresses, key=lambda address: (address.version, int(address))))
 
     @cached_property
     def _l4_nodes(self) -> dict[int, str]:

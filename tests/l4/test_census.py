@@ -315,3 +315,11 @@ def test_thousands_of_sockets_are_listed_once_each(serving: Callable[..., Any]) 
             assert set(found) == expected
 
     serving(scenario)
+
+
+def test_an_l4_nodes_probes_are_no_flows() -> None:
+    node = ip_address("198.18.1.11")
+    probed = snapshot((1, {ME})).model_copy(update={"probe_sources": (node,)})
+    census = Census(probed, GenerationTables())
+    flows = [Flow(V4.packed, 443, client.packed, 40000) for client in (node, ip_address("198.51.100.7"))]
+    assert census.count(flows)[0].flows == 1

@@ -78,8 +78,11 @@ class Upstream:
 class World:
     """One client connection, the services around it, and the upstream connections that it was given."""
 
-    def __init__(self, *, tls: bool = False, cover: tuple[str, ...] | None = None, closing: bool = False) -> None:
+    def __init__(
+        self, *, tls: bool = False, cover: tuple[str, ...] | None = None, closing: bool = False, is_probe: bool = False
+    ) -> None:
         self.routes = Matcher(HOSTS)
+        self.is_serving = True
         self.time = 1000.0
         self.log: list[AccessRecord] = []
         self.counted: list[str] = []
@@ -95,6 +98,7 @@ class World:
             l4_node="l4-1",
             tls_version="TLSv1.3" if tls else None,
             cover=HostCover(cover) if cover is not None else None,
+            is_probe=is_probe,
         )
         self.client = ServerConnection(self.wire, self, flow, closing=closing)
 
