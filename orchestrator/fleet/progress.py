@@ -11,8 +11,8 @@ for, and no redirector, unless one runs all the same (to decapsulate): then it i
 
 from collections.abc import Iterable, Iterator
 
-from orchestrator.config.configuration import Configuration
-from orchestrator.contract.node import AgentRole, NodeKind
+from orchestrator.config.configuration import Configuration, ConfiguredNode
+from orchestrator.contract.node import AgentRole, L4DrainPhase, NodeKind
 from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, MemberState
 from orchestrator.fleet.document import FleetMember, FleetPool, FleetState, LiveGeneration
 from orchestrator.fleet.reports import ReportBoard
@@ -141,7 +141,7 @@ def _drain_obstacles(
             yield f"pool {pool.name} has no generation without {member.name} yet"
             continue
         revision = max(revision, left.revision)
-        yield from _balancers_that_may_still_send(configuration, board, pool, member, left)
+        yield from _balancers_that_may_still_send(fleet, configuration, board, pool, member, left)
         yield from _counted_flows(configuration, board, pool, member, left)
     if not own or any(has_redirectors(configuration, pool) for pool in own):
         yield from _not_applied(board, member.name, AgentRole.REDIRECTOR, revision, "the drain")
@@ -159,12 +159,26 @@ def _drain_obstacles(
         yield f"flows of {', '.join(uncounted)} on {member.name} cannot be counted: they have until {until}"
 
 
-def _balancers_that_may_still_send(
-    configuration: Configuration, board: ReportBoard, pool: FleetPool, member: FleetMember, left: LiveGeneration
-) -> Iterator[str]:
+def _balancers(fleet: FleetState, configuration: Configuration, board: ReportBoard) -> Iterator[ConfiguredNode]:
+    """L4 nodes that are waited for: all but those that were drained and are gone. Nothing came to such a node any more,
+    and it announces nothing when it comes back before it is told to, by a snapshot with the generations of then."""
     for node in configuration.nodes:
-        if node.kind is not NodeKind.L4:
-            continue
+        if node.kind is NodeKind.L4:
+            drain = fleet.l4_drains.get(node.name)
+            is_drained = drain is not None and drain.phase is L4DrainPhase.QUIET
+            if not (is_drained and board.is_silent(node.name, AgentRole.BALANCER)):
+                yield node
+
+
+def _balancers_that_may_still_send(
+    fleet: FleetState,
+    configuration: Configuration,
+    board: ReportBoard,
+    pool: FleetPool,
+    member: FleetMember,
+    left: LiveGeneration,
+) -> Iterator[str]:
+    for node in _balancers(fleet, configuration, board):
         if not board.is_silent(node.name, AgentRole.BALANCER):
             yield from _not_applied(board, node.name, AgentRole.BALANCER, left.revision, f"pool {pool.name}")
         elif board.redirector(member.name) is None and not has_redirectors(configuration, pool):
@@ -222,9 +236,8 @@ def _retirement_obstacles(
     fleet: FleetState, configuration: Configuration, board: ReportBoard, pool: FleetPool
 ) -> Iterator[str]:
     newest = pool.newest
-    for node in configuration.nodes:
-        if node.kind is NodeKind.L4:
-            yield from _not_applied(board, node.name, AgentRole.BALANCER, newest.revision, f"pool {pool.name}")
+    for node in _balancers(fleet, configuration, board):
+        yield from _not_applied(board, node.name, AgentRole.BALANCER, newest.revision, f"pool {pool.name}")
     for member in _who_takes_a_census(fleet, configuration, board, pool):
         unheard = tuple(_not_applied(board, member.name, AgentRole.REDIRECTOR, newest.revision, f"pool {pool.name}"))
         yield from unheard
@@ -280,9 +293,8 @@ def _settled(fleet: FleetState, configuration: Configuration, board: ReportBoard
         return max((live.generation.number for live in pool.generations if live.revision <= version), default=0)
 
     settled = pool.newest.generation.number
-    for node in configuration.nodes:
-        if node.kind is NodeKind.L4:
-            settled = min(settled, applied(node.name, AgentRole.BALANCER))
+    for node in _balancers(fleet, configuration, board):
+        settled = min(settled, applied(node.name, AgentRole.BALANCER))
     for member in _who_takes_a_census(fleet, configuration, board, pool):
         census = board.census(member.name, pool.name, fresh=True)
         known = min(applied(member.name, AgentRole.REDIRECTOR), census.newest_generation) if census else 0

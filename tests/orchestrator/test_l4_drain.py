@@ -14,10 +14,11 @@ from orchestrator.contract.operator import DrainView
 from orchestrator.contract.snapshot import BalancerSnapshot
 from orchestrator.fleet import l4_drain
 from orchestrator.fleet.announcers import advance as name_announcers
-from orchestrator.fleet.document import FleetRefused, FleetState
+from orchestrator.fleet.document import FleetRefused, FleetState, L4Drain
 from orchestrator.fleet.holds import Holds
 from orchestrator.fleet.l4_drain_view import l4_drain_view
 from orchestrator.fleet.ledger import Present
+from orchestrator.fleet.progress import retirement_obstacles
 from orchestrator.fleet.snapshots import compile_snapshot
 from tests.orchestrator.fleets import PLATFORM, Playbook, agent, balancer_status, configuration
 
@@ -221,6 +222,32 @@ def test_a_node_that_leaves_the_configuration_takes_its_drain_along(play: L4Play
     play.config = platform("l4-2", "l4-3")
     play.tick()
     assert play.fleet.l4_drains == {}
+
+
+def test_generations_retire_while_a_drained_node_is_away_and_wait_for_any_other() -> None:
+    play = Playbook()
+    play.report_all()
+    play.save(
+        play.fleet.model_copy(
+            update={"l4_drains": {"l4-1": L4Drain(started_at=1, phase=L4DrainPhase.QUIET, drained_at=2)}}
+        )
+    )
+    assert "l4-1" in obstacles_of_retirement(play), "its agent runs, and will have applied it in a moment"
+    play.now += 10
+    for name in ("proxy-1", "proxy-2", "proxy-3"):
+        play.report_census(name)
+    play.report_balancers("l4-2")
+    assert obstacles_of_retirement(play) == ""
+    play.save(l4_drain.undrain(play.fleet, ["l4-1"]))
+    play.report_balancers("l4-2")
+    assert "the balancer of l4-1 has not reported for 10 s" in obstacles_of_retirement(play)
+
+
+def obstacles_of_retirement(play: Playbook) -> str:
+    (pool,) = play.fleet.pools
+    newest = pool.newest.model_copy(update={"revision": play.fleet.revision})
+    pool = pool.model_copy(update={"generations": (newest,)})
+    return "; ".join(retirement_obstacles(play.fleet, play.config, play.board, pool))
 
 
 # Never the last announcer
