@@ -52,7 +52,7 @@ class BalancerProgram:
         self._member_packets = self._pins.open("member_packets")
         self._members = Members(self._pins)
         self._counters = Counters(self._pins, self.NAME)
-        self._vip_counters = VipCounters(self._pins, self._counters.names)
+        self._vip_counters = VipCounters(self._pins, self._counters.names, self._vips.ids)
         self.guard = GuardMaps(self._pins)
 
     @property
@@ -156,15 +156,16 @@ class BalancerProgram:
 
     def counters(self) -> dict[str, int]:
         """All counters by name, summed over CPUs. They survive restarts. docs/protocol.md says what each counts."""
-        return self._counters.read()
+        totals = self._vip_counters.totals()
+        return {name: value + totals.get(name, 0) for name, value in self._counters.read().items()}
 
     def vip_counters(self) -> dict[int, tuple[int, int]]:
         """Packets and octets (of inner IP packets) forwarded, by id of the present VIPs."""
-        return self._vip_counters.forwarded(self._vips.ids)
+        return self._vip_counters.forwarded()
 
     def vip_drops(self) -> dict[tuple[int, str], int]:
         """Packets to VIPs that were dropped, by the VIP's id and the name of the counter that says why."""
-        return {**self._vip_counters.dropped(), **self.guard.refused(self._vips.ids)}
+        return self._vip_counters.dropped()
 
     def member_counters(self) -> dict[int, int]:
         """Packets sent to each present member, by its id."""

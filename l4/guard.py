@@ -6,7 +6,7 @@ Not to be used by two threads at once.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from l4.bpf_map import MAPPABLE, Map
@@ -18,7 +18,6 @@ from l4.shared_maps import U32, swap_inner_map
 REASONS = ("blocked", "syn_source_limit", "syn_vip_limit", "new_flow_limit")
 
 _LIMIT = struct.Struct("=QQ")
-_REFUSALS = struct.Struct(f"={len(REASONS)}Q")
 _NANOSECONDS = 1_000_000_000
 _IDENTIFIERS = 65536
 
@@ -64,7 +63,6 @@ class GuardMaps:
         self._filter = pins.open("guard_ipv6_filter")
         self._limits = pins.open("guard_limits")
         self._buckets = tuple(pins.open(name) for name in ("source_buckets", "vip_buckets", "node_buckets"))
-        self._refusals = pins.open("vip_refusals")
         self._ipv6_present: Mapping[bytes, bytes] = dict(self._ipv6.items())
         self._listed: dict[Network, Listing] | None = None
         self._limits_present = self._read_limits()
@@ -106,15 +104,6 @@ class GuardMaps:
             return None
         with Map.by_id(U32.unpack(inner)[0]) as limits:
             return limits.read_array()
-
-    def refused(self, vip_ids: Iterable[int]) -> dict[tuple[int, str], int]:
-        """Packets that were refused since the maps were made, by VIP and reason."""
-        result: dict[tuple[int, str], int] = {}
-        for vip_id in vip_ids:
-            of_cpus = zip(*_REFUSALS.iter_unpack(self._refusals.lookup(U32.pack(vip_id)) or b""), strict=True)
-            totals = [sum(packets) for packets in of_cpus]
-            result |= {(vip_id, reason): packets for reason, packets in zip(REASONS, totals, strict=True) if packets}
-        return result
 
 
 def _changed(present: Mapping[bytes, bytes], desired: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

@@ -18,7 +18,7 @@ _PROTOCOL_TCP = 6
 _MAPPED = bytes(10) + b"\xff\xff"
 
 # `struct flow` and `struct ingress` of l4/bpf/.
-_FLOW = struct.Struct("!16sHBx16sHxx")
+_FLOW = struct.Struct("!16s16sHBxHxx")
 _RECORD = struct.Struct("=Q4xH2x")
 
 
@@ -70,7 +70,7 @@ class IngressMap:
         Octets (4 or 16, network order) are the cheapest form of an address. IPv4 addresses mapped into IPv6 count as
         the IPv4 addresses that they stand for.
         """
-        key = _FLOW.pack(_octets(vip), vip_port, _PROTOCOL_TCP, _octets(client), client_port)
+        key = _FLOW.pack(_octets(client), _octets(vip), vip_port, _PROTOCOL_TCP, client_port)
         value = self._map.lookup(key)
         if value is None:
             return None

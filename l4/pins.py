@@ -22,20 +22,20 @@ from l4.program_error import ProgramError
 #: with every change of these in `l4/bpf/`. A map that is not listed here has no pin, and the C does not compile.
 LAYOUTS: Mapping[str, Mapping[str, int]] = {
     "balancer": {
-        "counters": 4,
+        "counters": 5,
         "settings": 2,
         "vips": 2,
         "vip_index": 1,
         "vip_prefixes": 1,
         "vip_ports": 1,
-        "vip_drops": 1,
+        "vip_drops": 2,
         "quic_servers": 1,
         "vip_traffic": 1,
         "member_packets": 1,
         "members": 2,
         "tables": 2,
-        "flow_table": 2,
-        "tap_note": 1,
+        "flow_table": 3,
+        "tap_note": 2,
         "tap_programs": 1,
         "guard_ipv4": 1,
         "guard_ipv6": 1,
@@ -52,7 +52,7 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
         "settings": 3,
         "tunnel_sources": 2,
         "members": 2,
-        "ingress": 2,
+        "ingress": 3,
     },
 }
 

@@ -30,13 +30,18 @@ def vip_entries(vips: Iterable[Vip], pools: Sequence[PoolForwarding]) -> list[Vi
                 vip_id=vip.id,
                 slot=pool.slot,
                 protocol=_PROTOCOLS[vip.protocol],
-                flow_table=not pool.redirectors or vip.protocol is Protocol.UDP,
+                flow_table=uses_flow_table(vip, pool),
                 hash_source=vip.flow_hash is FlowHash.SOURCE,
                 quic=vip.quic,
                 encapsulation=_ENCAPSULATIONS[pool.encapsulation],
             )
         )
     return entries
+
+
+def uses_flow_table(vip: Vip, pool: PoolForwarding) -> bool:
+    """Whether the VIP's open flows go by the flow table: no redirector could find them again."""
+    return not pool.redirectors or vip.protocol is Protocol.UDP
 
 
 def member_entries(pools: Iterable[PoolForwarding]) -> list[MemberEntry]:

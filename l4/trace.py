@@ -15,8 +15,10 @@ from l4.program_loader import counter_names
 from l4.program_run import ProgramRun
 from l4.rehearsal import Rehearsal
 from l4.shared_maps import U32
+from l4.snapshot_entries import uses_flow_table
 from l4.tap_records import TapNote
 from l4.trace_words import VERDICTS, reason_in_words
+from l4.vip_counters import SUMMED_OVER_VIPS
 from orchestrator.contract.inquiry import (
     MAX_SNAP_LENGTH,
     OuterHeader,
@@ -30,8 +32,8 @@ from orchestrator.contract.pool import Encapsulation, Member, PoolForwarding
 from orchestrator.contract.snapshot import BalancerSnapshot
 from orchestrator.contract.vip import Protocol, Vip
 
-_FLOW = struct.Struct("=16s2sBx16s2s2x")
-"""`struct flow`: service address, port and protocol; client address and port."""
+_FLOW = struct.Struct("=16s16s2sBx2s2x")
+"""`struct flow`: client address; service address, port and protocol; client port."""
 _PROTOCOLS = {Protocol.TCP: PROTOCOL_TCP, Protocol.UDP: PROTOCOL_UDP}
 
 #: Flows that a rehearsal's flow table holds: the one that is rehearsed.
@@ -53,16 +55,32 @@ def trace(
     remembered = _copy_flow(program, rehearsal, probe)
     run = rehearsal.run(frame, socket.if_nametoindex(interface.name))
     note = TapNote.of_all_cpus(rehearsal.map("tap_note").lookup(U32.pack(0)) or b"")
-    return _Told(program, snapshot, probe, run, note, rehearsal.counters(), remembered).answer(frame)
+    return _Told(program, snapshot, probe, run, note, _moved(rehearsal, note), remembered).answer(frame)
+
+
+def _moved(rehearsal: Rehearsal, note: TapNote | None) -> dict[str, int]:
+    """The counters that the packet would have moved: those that are sums over VIPs as well."""
+    moved = rehearsal.counters()
+    reason = _reason(note)
+    if reason in SUMMED_OVER_VIPS:
+        moved[reason] = moved.get(reason, 0) + 1
+    return moved
+
+
+def _reason(note: TapNote | None) -> str | None:
+    """Name of the counter that decided."""
+    if note is None:
+        return None
+    return "forwarded" if note.reason is None else counter_names("BALANCER")[note.reason]
 
 
 def _copy_flow(program: BalancerProgram, rehearsal: Rehearsal, probe: Probe) -> bytes | None:
     """Lets the rehearsal remember of this flow what the program does."""
     flow = _FLOW.pack(
+        mapped(probe.source),
         mapped(probe.destination),
         probe.destination_port.to_bytes(2, "big"),
         _PROTOCOLS[probe.protocol],
-        mapped(probe.source),
         probe.source_port.to_bytes(2, "big"),
     )
     with program.pins.open("flow_table") as flow_table:
@@ -90,7 +108,7 @@ class _Told:
         return TraceAnswer(
             steps=tuple(self._steps(frame, verdict)),
             verdict=verdict,
-            reason=self._reason(),
+            reason=_reason(self.note),
             counters=self.counters,
             vip=vip.name if vip else None,
             pool=pool.name if pool else None,
@@ -113,8 +131,8 @@ class _Told:
             kind = f", by {pool.encapsulation}" if pool else ""
             words = f"{vip.name}{f' ({where})' if where else ''} → pool {vip.pool}{kind}"
             yield TracedStep(what="vip", words=words)
-        if "flow_table_lookups" in self.counters:
-            yield TracedStep(what="flow_table", words=self._flow_table_in_words())
+        if words := self._flow_table_in_words():
+            yield TracedStep(what="flow_table", words=words)
         if row is not None and self.note is not None:
             words = f"{self.note.hash:016x} → row {row} of {self.program.rows}"
             yield TracedStep(what="row", words=words)
@@ -125,7 +143,7 @@ class _Told:
         yield TracedStep(what="verdict", words=self._verdict_in_words(verdict))
 
     def _verdict_in_words(self, verdict: Verdict) -> str:
-        reason = self._reason()
+        reason = _reason(self.note)
         outer = self._outer()
         if self.note is not None and self.note.owner and outer is not None:
             ends = f": {outer.source} > {outer.destination}" if outer.source else ""
@@ -136,17 +154,29 @@ class _Told:
         return f"{words}: {reason_in_words(reason)}" if reason else words
 
     def _flow_table_in_words(self) -> str:
-        if "flow_table_hits" in self.counters and self.note is not None:
-            return f"the flow table knows this flow: it goes to {self._name(self.note.owner)}"
-        if self.remembered is not None:
+        """Empty if the flow table was not asked."""
+        if "flow_table_misses" in self.counters:
+            if self.remembered is None:
+                return "the flow table does not know this flow: by its row"
             return "the flow table remembers this flow, but its member is gone or its time is over: by its row"
-        return "the flow table does not know this flow: by its row"
+        if self.note is not None and self.note.owner and self._goes_where_it_went():
+            return f"the flow table knows this flow: it goes to {self._name(self.note.owner)}"
+        return ""
 
-    def _reason(self) -> str | None:
-        """Name of the counter that decided."""
-        if self.note is None:
-            return None
-        return "forwarded" if self.note.reason is None else counter_names("BALANCER")[self.note.reason]
+    def _goes_where_it_went(self) -> bool:
+        """Whether the flow table told where to. A hit is not counted; but who was asked and did not miss has hit."""
+        vip, pool = self._vip(), self._pool()
+        return (
+            self.remembered is not None
+            and vip is not None
+            and pool is not None
+            and uses_flow_table(vip, pool)
+            and not self._is_syn()
+            and "quic_by_server_id" not in self.counters
+        )
+
+    def _is_syn(self) -> bool:
+        return "S" in self.probe.flags and "A" not in self.probe.flags
 
     def _vip(self) -> Vip | None:
         vip_id = self.note.vip_id if self.note else 0

@@ -159,6 +159,7 @@ static __always_inline int drop_from(const struct vip *vip, __u32 counter)
 	return because(XDP_DROP, counter, vip->id);
 }
 
+/* COUNT_forwarded is the sum over VIPs, which whoever asks for it draws: l4/vip_counters.py. */
 static __always_inline void count_forwarded(__u32 vip_id, __u32 bytes, __u32 member_id)
 {
 	struct traffic *traffic = vip_traffic.lookup(&vip_id);
@@ -170,7 +171,6 @@ static __always_inline void count_forwarded(__u32 vip_id, __u32 bytes, __u32 mem
 	}
 	if (packets)
 		*packets += 1;
-	count(COUNT_forwarded);
 }
 
 #endif

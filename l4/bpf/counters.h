@@ -34,8 +34,7 @@
 	X(fail_open)                                                                               \
 	X(packet_too_big)                                                                          \
 	X(no_room)                                                                                 \
-	X(flow_table_lookups)                                                                      \
-	X(flow_table_hits)                                                                         \
+	X(flow_table_misses)                                                                       \
 	X(icmp_errors)                                                                             \
 	X(no_owner)                                                                                \
 	X(quic_by_server_id)                                                                       \

@@ -38,11 +38,14 @@ static __always_inline __u32 now_s(void)
 	return bpf_ktime_get_coarse_ns() / NANOSECONDS;
 }
 
-/* Is a flow of UDP at its end? If not, and this is its client speaking, it is young again. */
+/* Is this UDP, and at its end? If not, and this is its client speaking, it is young again. */
 static __always_inline bool has_expired(struct flow_owner *owner, const struct packet *packet)
 {
-	__u32 now = now_s();
+	__u32 now;
 
+	if (packet->flow.service.protocol != IPPROTO_UDP)
+		return false;
+	now = now_s();
 	if (now - owner->last_seen > UDP_IDLE_S)
 		return true;
 	/* Not at every packet: the entry's cache line is shared by all CPUs. */
@@ -61,17 +64,12 @@ static __always_inline void recall_flow(const struct packet *packet, struct rout
 
 	if (is_syn(packet))
 		return;
-	count(COUNT_flow_table_lookups);
 	owner = flow_table.lookup(&flow);
-	if (!owner)
-		return;
-	if (packet->flow.service.protocol == IPPROTO_UDP && has_expired(owner, packet))
-		return;
-	member = find_member(owner->id);
-	if (!member || !(member->flags & MEMBER_LIVE))
-		return;
-	count(COUNT_flow_table_hits);
-	take_owner(owner->id, member, route);
+	member = owner && !has_expired(owner, packet) ? find_member(owner->id) : NULL;
+	if (likely(member && (member->flags & MEMBER_LIVE)))
+		take_owner(owner->id, member, route);
+	else
+		count(COUNT_flow_table_misses);
 }
 
 /*

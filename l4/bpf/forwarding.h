@@ -28,11 +28,6 @@ struct route {
 	__u64 rest; /* the chain behind it, as in a row */
 };
 
-static __always_inline __u64 pair(__be32 low, __be32 high)
-{
-	return (__u64)high << 32 | low;
-}
-
 static __always_inline __u64 hash_flow(const struct flow *flow, bool is_ipv6, const __u64 key[2])
 {
 	__u64 ports_and_protocol = (__u64)flow->service.protocol << 32 |

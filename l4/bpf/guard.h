@@ -11,7 +11,8 @@
 
 /*
  * What was refused, by VIP. As `vip_drops`, which would cost a flood's packet a third more: a
- * look-up by hash, and an allocation at the first.
+ * look-up by hash, and an allocation at the first. The counters of these reasons are the sums over
+ * VIPs, which whoever asks for them draws: l4/vip_counters.py.
  */
 #define GUARD_REASONS 4 /* from COUNT_blocked on */
 struct vip_refusals {
@@ -26,7 +27,6 @@ static __always_inline int refuse_from(const struct vip *vip, __u32 counter)
 	__u32 id = vip->id, reason = counter - COUNT_blocked;
 	struct vip_refusals *refusals = vip_refusals.lookup(&id);
 
-	count(counter);
 	if (refusals && reason < GUARD_REASONS)
 		refusals->packets[reason] += 1;
 	return because(XDP_DROP, counter, id);

@@ -35,9 +35,7 @@ static __always_inline int parse_tcp(void *start, void *end, __u32 length, struc
 
 	packet->tcp = tcp;
 	packet->tcp_flags = flags;
-	packet->flow.client_port = tcp->source;
-	packet->flow.service.port = tcp->dest;
-	packet->flow.service.protocol = IPPROTO_TCP;
+	set_ends(&packet->flow, IPPROTO_TCP, tcp->source, tcp->dest);
 	return PARSED;
 }
 
@@ -54,9 +52,7 @@ static __always_inline int parse_udp(void *start, void *end, __u32 length, struc
 		return COUNT_bad_udp_length;
 
 	packet->udp = udp;
-	packet->flow.client_port = udp->source;
-	packet->flow.service.port = udp->dest;
-	packet->flow.service.protocol = IPPROTO_UDP;
+	set_ends(&packet->flow, IPPROTO_UDP, udp->source, udp->dest);
 	return PARSED;
 }
 
@@ -71,7 +67,7 @@ static __always_inline int parse_fragment(__u8 protocol, struct packet *packet)
 		return COUNT_fragment;
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return COUNT_other_protocol;
-	packet->flow.service.protocol = protocol;
+	set_ends(&packet->flow, protocol, 0, 0);
 	packet->is_fragment = 1;
 	return PARSED;
 }
@@ -81,9 +77,9 @@ static __always_inline int join(int result, struct packet *packet)
 {
 	if (result != PARSED)
 		return result;
-	packet->flow.service.protocol = forget(packet->flow.service.protocol, packet->ip, 0xff);
-	packet->flow.service.port = forget(packet->flow.service.port, packet->ip, 0xffff);
-	packet->flow.client_port = forget(packet->flow.client_port, packet->ip, 0xffff);
+	set_ends(&packet->flow, forget(packet->flow.service.protocol, packet->ip, 0xff),
+		 forget(packet->flow.client_port, packet->ip, 0xffff),
+		 forget(packet->flow.service.port, packet->ip, 0xffff));
 	packet->length = forget(packet->length, packet->ip, 0xffff);
 	packet->tcp_flags = forget(packet->tcp_flags, packet->ip, 0xff);
 	packet->is_icmp_error = forget(packet->is_icmp_error, packet->ip, 1);
@@ -162,8 +158,8 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *end, struct pack
 		return NOT_IP;
 	packet->is_ipv6 = 1;
 	packet->traffic_class = ip->priority << 4 | ip->flow_lbl[0] >> 4;
-	__builtin_memcpy(packet->flow.client, &ip->saddr, sizeof(ip->saddr));
-	__builtin_memcpy(packet->flow.service.address, &ip->daddr, sizeof(ip->daddr));
+	copy_address(packet->flow.client, ip->saddr.in6_u.u6_addr32);
+	copy_address(packet->flow.service.address, ip->daddr.in6_u.u6_addr32);
 
 	payload = ntohs(ip->payload_len);
 	if (ip->version != 6)

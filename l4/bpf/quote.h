@@ -32,9 +32,7 @@ static __always_inline int read_quoted_ports(void *start, void *end, __u8 protoc
 
 	if ((void *)(ports + 1) > end)
 		return COUNT_truncated;
-	packet->flow.service.protocol = protocol;
-	packet->flow.service.port = ports->source;
-	packet->flow.client_port = ports->destination;
+	set_ends(&packet->flow, protocol, ports->destination, ports->source);
 	packet->is_icmp_error = 1;
 	return PARSED;
 }
@@ -56,7 +54,7 @@ static __always_inline int parse_icmp_quote(void *start, void *end, __u32 length
 		return COUNT_foreign_quote;
 	if (ICMP_HEADER + header + sizeof(struct quoted_ports) > length)
 		return COUNT_truncated;
-	packet->flow.client[3] = quoted->daddr;
+	map_ipv4(packet->flow.client, quoted->daddr);
 	return read_quoted_ports((void *)quoted + header, end, quoted->protocol, packet);
 }
 
@@ -79,7 +77,7 @@ static __always_inline int parse_icmpv6_quote(void *start, void *end, __u32 leng
 		return COUNT_foreign_quote;
 	if (ICMP_HEADER + upper.offset + sizeof(struct quoted_ports) > length)
 		return COUNT_truncated;
-	__builtin_memcpy(packet->flow.client, &quoted->daddr, sizeof(quoted->daddr));
+	copy_address(packet->flow.client, quoted->daddr.in6_u.u6_addr32);
 	return read_quoted_ports((void *)quoted + upper.offset, end, upper.protocol, packet);
 }
 
@@ -91,7 +89,7 @@ static __always_inline int parse_icmp(void *start, void *end, __u32 length, stru
 	if ((void *)(icmp + 1) > end || length < sizeof(*icmp))
 		return COUNT_truncated;
 	if (icmp->type == ICMP_ECHO && !icmp->code) {
-		packet->flow.service.protocol = IPPROTO_ICMP;
+		set_ends(&packet->flow, IPPROTO_ICMP, 0, 0);
 		packet->is_echo = 1;
 		return PARSED;
 	}
@@ -108,7 +106,7 @@ static __always_inline int parse_icmpv6(void *start, void *end, __u32 length, st
 	if ((void *)(icmp + 1) > end || length < sizeof(*icmp))
 		return COUNT_truncated;
 	if (icmp->icmp6_type == ICMPV6_ECHO_REQUEST && !icmp->icmp6_code) {
-		packet->flow.service.protocol = IPPROTO_ICMPV6;
+		set_ends(&packet->flow, IPPROTO_ICMPV6, 0, 0);
 		packet->is_echo = 1;
 		return PARSED;
 	}

@@ -40,7 +40,7 @@ enum tunnel_source {
 };
 
 struct underlay_address {
-	__be32 octets[4]; /* IPv4 is mapped */
+	__be32 octets[4] WORD_ALIGNED; /* IPv4 is mapped */
 };
 
 BPF_TABLE_PINNED("hash", struct underlay_address, __u32, tunnel_sources, MAX_TUNNEL_SOURCES,

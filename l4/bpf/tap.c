@@ -57,7 +57,7 @@ static __always_inline bool is_of_network(struct xdp_md *ctx, const struct tap_p
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct link link;
-	__be32 address[4];
+	__be32 address[4] WORD_ALIGNED;
 
 	if (!read_link((void *)(long)ctx->data, end, &link))
 		return false;

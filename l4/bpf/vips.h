@@ -24,11 +24,10 @@
 static __always_inline __u32 place_in_index(const struct service *service)
 {
 	const __be32 *address = service->address;
-	__u64 low = (__u64)address[1] << 32 | address[0];
-	__u64 high = (__u64)address[3] << 32 | address[2];
-	__u64 port = (__u64)service->protocol << 16 | service->port;
+	__u64 low = pair(address[0], address[1]), high = pair(address[2], address[3]);
 
-	return (low * INDEX_LOW + high * INDEX_HIGH + port * INDEX_PORT) >> (64 - VIP_INDEX_BITS);
+	return (low * INDEX_LOW + high * INDEX_HIGH + protocol_and_port(service) * INDEX_PORT) >>
+	       (64 - VIP_INDEX_BITS);
 }
 
 static __always_inline struct vip *find_indexed_vip(const struct service *service)
@@ -38,8 +37,7 @@ static __always_inline struct vip *find_indexed_vip(const struct service *servic
 	struct indexed_vip *found = index ? bpf_map_lookup_elem(index, &place) : NULL;
 
 	if (likely(found && is_same_address(found->service.address, service->address) &&
-		   found->service.port == service->port &&
-		   found->service.protocol == service->protocol))
+		   protocol_and_port(&found->service) == protocol_and_port(service)))
 		return &found->vip;
 	return NULL;
 }

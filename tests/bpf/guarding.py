@@ -29,4 +29,4 @@ def counted(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 def refused(balancer: BalancerProgram, family: str, reason: str) -> int:
     """Packets to the family's VIP that the guard refused for this reason."""
-    return balancer.guard.refused([VIP_IDS[family]]).get((VIP_IDS[family], reason), 0)
+    return balancer.vip_drops().get((VIP_IDS[family], reason), 0)

@@ -311,17 +311,24 @@ def test_a_flow_that_the_flow_table_remembers_goes_where_it_went(fed: BalancerPr
     done = run(fed.descriptor, probe_frame(asked, LOOPBACK.mac))
     assert answer.frame == done.frame
     assert answer.owner == f"proxy-{other if flags == 'S' else member}"
+    hit = f"the flow table knows this flow: it goes to proxy-{member}"
+    assert flow_table_step(answer) == (None if flags == "S" else hit)
 
 
 def replace_flags(asked: Probe, flags: str) -> Probe:
     return asked.model_copy(update={"flags": flags})
 
 
+def flow_table_step(answer: TraceAnswer) -> str | None:
+    return next((step.words for step in answer.steps if step.what == "flow_table"), None)
+
+
 def test_a_trace_of_a_new_flow_is_not_remembered(fed: BalancerProgram, told: Asked) -> None:
     asked = probe(CASES["flow-table"], "S", port=42000)
     told.balance(asked)
     answer = told.balance(replace_flags(asked, "A"))
-    assert "flow_table_hits" not in answer.counters
+    assert answer.counters["flow_table_misses"] == 1
+    assert flow_table_step(answer) == "the flow table does not know this flow: by its row"
 
 
 @pytest.mark.parametrize(("name", "reason"), [("ipv4", "too_big_answered"), ("ipv6", "too_big_answered")])

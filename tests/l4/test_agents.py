@@ -108,7 +108,7 @@ def test_flows_reach_both_proxies_and_carry_full_sized_packets(
     metrics = edge.metrics("l4")
     assert metrics['edge_l4_vip_packets_total{vip="web-v6"}'] > 0
     assert metrics['edge_l4_member_packets_total{member="proxy-2"}'] > 0
-    assert metrics["edge_l4_flow_table_lookups_total"] == 0, "established TCP behind redirectors needs no flow table"
+    assert metrics["edge_l4_flow_table_misses_total"] == 0, "established TCP behind redirectors needs no flow table"
 
 
 def test_a_restarted_agent_leaves_table_program_and_announcements_as_they_are(
