@@ -28,7 +28,10 @@ _FILTERED_LENGTH = 20
 _DIFFERS = 3
 _HOSTS = 256
 _IPV4_NETWORKS = 1 << 24
-_NETWORKS_PER_WORD = 16
+_NETWORKS_PER_WORD = 8
+_RANK_BITS = 3
+_RANKS_SHIFT = _NETWORKS_PER_WORD * 2
+_FIRST_SHIFT = _RANKS_SHIFT + _NETWORKS_PER_WORD * _RANK_BITS
 
 
 class Listing(IntEnum):
@@ -66,18 +69,20 @@ def compile_lists(listed: Mapping[Network, Listing]) -> CompiledLists:
 
 def _compile_ipv4(listed: Iterable[tuple[IPv4Network, Listing]]) -> bytes:
     networks, hosts = _paint(sorted(listed, key=lambda entry: entry[0].prefixlen))
-    # Each word: the listings of 16 networks, and where the blocks of those that differ begin.
-    words = array("I", bytes(2 * len(networks)))
-    words[0::2] = array("I", networks)
+    # Each word: the listings of 8 networks; how many before each differ; and where the blocks of those that do begin.
+    quarters = array("H", bytes(4 * len(networks)))
+    quarters[0::4] = array("H", networks)
+    words = memoryview(quarters).cast("B").cast("Q")
     blocks: list[bytes] = []
-    last_word = None
+    last_word, first = -1, 0
     for index in sorted(hosts):
         word = index // _NETWORKS_PER_WORD
         if word != last_word:
-            words[2 * word + 1] = len(blocks)
-            last_word = word
+            last_word, first = word, len(blocks)
+            words[word] |= first << _FIRST_SHIFT
+        words[word] |= len(blocks) - first << _RANKS_SHIFT + index % _NETWORKS_PER_WORD * _RANK_BITS
         blocks.append(_packed(hosts[index]))
-    return words.tobytes() + b"".join(blocks) + bytes((MAX_LISTED - len(blocks)) * LISTINGS_OCTETS)
+    return quarters.tobytes() + b"".join(blocks) + bytes((MAX_LISTED - len(blocks)) * LISTINGS_OCTETS)
 
 
 def _paint(listed: Iterable[tuple[IPv4Network, Listing]]) -> tuple[bytes, dict[int, bytearray]]:

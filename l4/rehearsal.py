@@ -36,7 +36,7 @@ WRITTEN_BY_PACKETS = {
     "balancer": frozenset(
         {
             *("counters", "vip_traffic", "vip_drops", "vip_refusals", "member_packets"),
-            *("flow_table", "source_buckets", "vip_buckets", "node_buckets", "refusals"),
+            *("flow_table_ipv4", "flow_table_ipv6", "source_buckets", "vip_buckets", "node_buckets", "refusals"),
             *("tap_note", "tap_programs"),
         }
     ),

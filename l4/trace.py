@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from l4.balancer_program import BalancerProgram
-from l4.entries import PROTOCOL_TCP, PROTOCOL_UDP, mapped
+from l4.entries import PROTOCOL_TCP, PROTOCOL_UDP
 from l4.flow_hash import row_of
 from l4.frames import UDP, layers
 from l4.interface import Interface
@@ -34,6 +34,8 @@ from orchestrator.contract.vip import Protocol, Vip
 
 _FLOW = struct.Struct("=16s16s2sBx2s2x")
 """`struct flow`: client address; service address, port and protocol; client port."""
+_IPV4_FLOW = struct.Struct("=4s4s2sBx2s2x")
+"""`struct ipv4_flow`: the same with shorter addresses."""
 _PROTOCOLS = {Protocol.TCP: PROTOCOL_TCP, Protocol.UDP: PROTOCOL_UDP}
 
 #: Flows that a rehearsal's flow table holds: the one that is rehearsed.
@@ -76,17 +78,19 @@ def _reason(note: TapNote | None) -> str | None:
 
 def _copy_flow(program: BalancerProgram, rehearsal: Rehearsal, probe: Probe) -> bytes | None:
     """Lets the rehearsal remember of this flow what the program does."""
-    flow = _FLOW.pack(
-        mapped(probe.source),
-        mapped(probe.destination),
+    version = probe.source.version
+    flow = (_IPV4_FLOW if version == 4 else _FLOW).pack(
+        probe.source.packed,
+        probe.destination.packed,
         probe.destination_port.to_bytes(2, "big"),
         _PROTOCOLS[probe.protocol],
         probe.source_port.to_bytes(2, "big"),
     )
-    with program.pins.open("flow_table") as flow_table:
+    name = f"flow_table_ipv{version}"
+    with program.pins.open(name) as flow_table:
         entry = flow_table.lookup(flow)
     if entry is not None:
-        rehearsal.map("flow_table").update(flow, entry)
+        rehearsal.map(name).update(flow, entry)
     return entry
 
 

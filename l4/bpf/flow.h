@@ -67,6 +67,22 @@ static __always_inline void set_ends(struct flow *flow, __u8 protocol, __be16 cl
 	    (__u64)client_port << 32 | (__u32)protocol << 16 | service_port;
 }
 
+/* A flow of IPv4 once more, as a key that takes a third of the time to be hashed and compared. */
+struct ipv4_flow {
+	__u64 addresses; /* the client's, then the service's */
+	__u64 ends;	 /* all that follows them in `flow` */
+};
+
+static __always_inline struct ipv4_flow shorten(const struct flow *flow)
+{
+	struct ipv4_flow shortened = {
+	    .addresses = pair(flow->client[3], flow->service.address[3]),
+	    .ends = *(const word64 *)&flow->service.port,
+	};
+
+	return shortened;
+}
+
 /* Protocol and port, and nothing else. */
 static __always_inline __u32 protocol_and_port(const struct service *service)
 {

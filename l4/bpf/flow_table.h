@@ -13,7 +13,7 @@
 #include "guard_limits.h"
 
 #ifndef FLOW_TABLE_ENTRIES	  /* a rehearsal needs fewer: l4/rehearsal.py */
-#define FLOW_TABLE_ENTRIES 262144 /* about 40 MB; the oldest flows make room for new ones */
+#define FLOW_TABLE_ENTRIES 262144 /* of each family; the oldest flows make room for new ones */
 #endif
 
 /* A UDP flow that was silent for so long has ended: 5 minutes, as RFC 4787 REQ-5 has it of NAT. */
@@ -27,10 +27,40 @@ struct flow_owner {
 	__u32 last_seen; /* seconds, CLOCK_MONOTONIC; of UDP, which has no other end than silence */
 };
 
-/* Each CPU evicts from a list of its own, and sees the entries of all: a flow that moves to another
- * receive queue keeps its member. */
-BPF_TABLE_PINNED("lru_hash", struct flow, struct flow_owner, flow_table, FLOW_TABLE_ENTRIES,
-		 PIN(flow_table), BPF_F_NO_COMMON_LRU);
+/* About 20 and 30 MB. Each CPU evicts from a list of its own, and sees the entries of all: a flow
+ * that moves to another receive queue keeps its member. */
+BPF_TABLE_PINNED("lru_hash", struct ipv4_flow, struct flow_owner, flow_table_ipv4,
+		 FLOW_TABLE_ENTRIES, PIN(flow_table_ipv4), BPF_F_NO_COMMON_LRU);
+BPF_TABLE_PINNED("lru_hash", struct flow, struct flow_owner, flow_table_ipv6, FLOW_TABLE_ENTRIES,
+		 PIN(flow_table_ipv6), BPF_F_NO_COMMON_LRU);
+
+/* The keys are copies, so that the packet itself can be kept in registers. */
+static __always_inline struct flow_owner *find_remembered(const struct packet *packet)
+{
+	struct ipv4_flow shortened;
+	struct flow flow;
+
+	if (packet->is_ipv6) {
+		flow = packet->flow;
+		return flow_table_ipv6.lookup(&flow);
+	}
+	shortened = shorten(&packet->flow);
+	return flow_table_ipv4.lookup(&shortened);
+}
+
+static __always_inline void remember(const struct packet *packet, struct flow_owner *owner)
+{
+	struct ipv4_flow shortened;
+	struct flow flow;
+
+	if (packet->is_ipv6) {
+		flow = packet->flow;
+		flow_table_ipv6.update(&flow, owner);
+		return;
+	}
+	shortened = shorten(&packet->flow);
+	flow_table_ipv4.update(&shortened, owner);
+}
 
 /* Of the timer's last tick: cheap, and exact enough for minutes. */
 static __always_inline __u32 now_s(void)
@@ -58,13 +88,12 @@ static __always_inline bool has_expired(struct flow_owner *owner, const struct p
  * has to ask its row. */
 static __always_inline void recall_flow(const struct packet *packet, struct route *route)
 {
-	struct flow flow = packet->flow;
 	struct flow_owner *owner;
 	struct member *member;
 
 	if (is_syn(packet))
 		return;
-	owner = flow_table.lookup(&flow);
+	owner = find_remembered(packet);
 	member = owner && !has_expired(owner, packet) ? find_member(owner->id) : NULL;
 	if (likely(member && (member->flags & MEMBER_LIVE)))
 		take_owner(owner->id, member, route);
@@ -81,7 +110,6 @@ static __always_inline void remember_flow(const struct packet *packet, const str
 					  const struct route *route)
 {
 	struct flow_owner owner = {.id = route->owner};
-	struct flow flow = packet->flow;
 
 	if (packet->is_icmp_error || (packet->tcp_flags & (TCP_FIN | TCP_RST)))
 		return;
@@ -89,7 +117,7 @@ static __always_inline void remember_flow(const struct packet *packet, const str
 		return;
 	if (packet->flow.service.protocol == IPPROTO_UDP)
 		owner.last_seen = now_s();
-	flow_table.update(&flow, &owner);
+	remember(packet, &owner);
 }
 
 #endif

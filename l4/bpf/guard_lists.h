@@ -28,12 +28,16 @@ enum listing {
 #define LISTING_BITS 2
 
 /*
- * First, by address, words that each tell of 16 networks: their listings in the low half, and in
- * the high half where the addresses of those that differ begin. These come thereafter, a block of
- * 256 for each such network, in the order of their words.
+ * First, by address, words that each tell of 8 networks. From the lowest bit on: two bits for each,
+ * its listing; three for each, how many of those before it differ within; and where the addresses
+ * of the first that does begin. These come thereafter, a block of 256 for each such network, in
+ * order.
  */
 #define BLOCK_WORDS 8
-#define NETWORKS_PER_WORD 16
+#define NETWORKS_PER_WORD 8
+#define RANK_BITS 3
+#define RANKS_SHIFT (NETWORKS_PER_WORD * LISTING_BITS)
+#define FIRST_SHIFT (RANKS_SHIFT + NETWORKS_PER_WORD * RANK_BITS)
 #define NETWORK_BLOCKS ((1 << 24) / NETWORKS_PER_WORD / BLOCK_WORDS)
 #define HOSTS_PER_WORD 32
 
@@ -72,15 +76,12 @@ static __always_inline int pick_listing(__u64 word, __u32 index)
 	return word >> index * LISTING_BITS & 3;
 }
 
-/* How many of the networks before this one, in its word, differ within (Warren, "Hacker's Delight",
- * section 5-1). */
-static __always_inline __u32 count_differing(__u64 word, __u32 index)
+/* Which block tells of the addresses of a network that differs. */
+static __always_inline __u32 block_of(__u64 word, __u32 index)
 {
-	__u32 bits = word & word >> 1 & 0x55555555 & ((1ULL << index * LISTING_BITS) - 1);
+	__u32 rank = word >> (RANKS_SHIFT + index * RANK_BITS) & (NETWORKS_PER_WORD - 1);
 
-	bits = (bits & 0x33333333) + (bits >> 2 & 0x33333333);
-	bits = (bits + (bits >> 4)) & 0x0f0f0f0f;
-	return bits * 0x01010101 >> 24;
+	return NETWORK_BLOCKS + (word >> FIRST_SHIFT) + rank;
 }
 
 static __always_inline int find_ipv4_listing(__be32 client)
@@ -99,7 +100,7 @@ static __always_inline int find_ipv4_listing(__be32 client)
 	listing = pick_listing(word, network % NETWORKS_PER_WORD);
 	if (likely(listing != DIFFERS))
 		return listing;
-	index = NETWORK_BLOCKS + (word >> 32) + count_differing(word, network % NETWORKS_PER_WORD);
+	index = block_of(word, network % NETWORKS_PER_WORD);
 	block = bpf_map_lookup_elem(lists, &index);
 	if (!block)
 		return UNLISTED;

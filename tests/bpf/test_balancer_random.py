@@ -275,7 +275,7 @@ def test_balancer_survives_anything(balancer: BalancerProgram, seed: int) -> Non
     seen = {name for name in after if after[name] != before[name]}
     assert verdicts.keys() == {"PASS", "DROP", "TX"}
     assert min(verdicts.values()) > ROUNDS / 20, verdicts
-    assert len(seen) >= 20, f"mutations reach too few decisions: {sorted(seen)}"
+    assert len(seen) >= 19, f"mutations reach too few decisions: {sorted(seen)}"
     dropped = sum(after[name] - before[name] for name in seen - NOT_DROPS)
     dropped -= after["too_big_answered"] - before["too_big_answered"]  # counted as dropped, and answered
     assert dropped == verdicts["DROP"], "every drop has one name"

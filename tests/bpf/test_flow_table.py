@@ -4,7 +4,6 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import ICMP, IP
@@ -14,7 +13,6 @@ from scapy.packet import Packet
 from l4.balancer_program import BalancerProgram
 from l4.bpf_map import Map
 from l4.entries import PROTOCOL_TCP, PROTOCOL_UDP
-from l4.pins import prepare_pins
 from tests.bpf.balancing import datagram, judge, members, one_owner
 from tests.bpf.packets import FLOWS, Ends, framed, host_vip, inner_packet, node_settings
 
@@ -26,10 +24,10 @@ IDLE_S = 300
 _OWNER = struct.Struct("=HHI")
 
 
-@pytest.fixture(scope="module")
-def table(bpffs: Path, balancer: BalancerProgram) -> Map:
-    """The program's own."""
-    return prepare_pins(bpffs, "balancer", {"tables": balancer.rows}).open("flow_table")
+@pytest.fixture
+def table(balancer: BalancerProgram, family: str) -> Map:
+    """The program's own, of the family that the test is about."""
+    return balancer.pins.open(f"flow_table_{family}")
 
 
 @pytest.fixture(autouse=True)

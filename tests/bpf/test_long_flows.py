@@ -199,10 +199,13 @@ def test_flow_of_which_nobody_knows_ends_at_the_last_of_its_chain(edge: Edge, fa
         assert frame == framed(flow.packet), "for the kernel's RST"
 
 
+FORGETFUL = (("balancer", "flow_table_ipv4"), ("balancer", "flow_table_ipv6"), ("redirector", "ingress"))
+
+
 def forget_everything(bpffs: Path) -> None:
     """All that other flows, or time, may take away from a flow."""
     for host in ("host-0", "host-1"):
-        for program, name in (("balancer", "flow_table"), ("redirector", "ingress")):
+        for program, name in FORGETFUL:
             with Map.pinned(pin_path(bpffs / host, program, name)) as table:
                 for key in list(table.keys()):
                     table.delete(key)

@@ -51,6 +51,11 @@ def result(out: str) -> dict[str, Any]:
     return content
 
 
+def is_reset(broken: dict[str, Any]) -> bool:
+    """By a host that does not know it: an open flow, or one whose row changed in the middle of its handshake."""
+    return broken["how"] == "reset" or (broken["how"] == "refused" and "Connection reset by peer" in broken["detail"])
+
+
 def test_two_drains_and_a_dead_l4_node_break_nothing() -> None:
     code, out, err = ended(demo())
     assert code == 0, err + out
@@ -74,7 +79,8 @@ def test_without_second_chances_flows_break_and_the_demo_says_so() -> None:
     assert seen["holds"] is False
     assert seen["flows_broken"] > 0
     assert seen["second_chances"] == 0
-    assert {broken["how"] for broken in seen["breakages"]} == {"reset"}
+    assert "reset" in {broken["how"] for broken in seen["breakages"]}
+    assert [broken for broken in seen["breakages"] if not is_reset(broken)] == []
     assert seen["seconds"] <= LONGEST_S
 
 
