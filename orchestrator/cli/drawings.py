@@ -185,6 +185,8 @@ def vips(views: Sequence[VipView]) -> RenderableType:
         announced = Text(", ".join(view.announced_by)) if view.announced_by else Text("nobody", style=BAD)
         if view.sites:
             announced.append(f"\nat {', '.join(view.sites)} only", style=QUIET)
+        for node, reason in view.announced_despite_by.items():
+            announced.append(f"\n{node} as the last one, although: {reason}", style=BAD)
         drawn.add_row(view.name, where(view), mode(view), view.pool, announced, Text(withheld, style=CARE))
     return drawn
 

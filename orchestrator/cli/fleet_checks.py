@@ -200,6 +200,16 @@ def vips(status: StatusView, node: NodeView) -> Iterator[CheckResult]:
             why="routers send this node nothing for them, and the other L4 nodes carry its share",
             advice="mend what the reason names",
         )
+    for vip in status.vips:
+        if node.name in vip.announced_despite_by:
+            yield _finding(
+                "vip_despite",
+                "announcement",
+                seen=f"{vip.name} announced as the last one, although: {vip.announced_despite_by[node.name]}",
+                expected="all that forwarding takes",
+                why="no other L4 node announces it, so this one goes on, and may not be able to forward it",
+                advice="mend what the reason names",
+            )
 
 
 def unannounced(status: StatusView) -> Iterator[CheckResult]:

@@ -218,6 +218,8 @@ class VipView(Contract):
     """L4 nodes that report announcing it."""
     withheld_by: dict[Name, str]
     """L4 nodes that report not announcing it, with the reason."""
+    announced_despite_by: dict[Name, str] = Field(default_factory=dict)
+    """L4 nodes that announce it only because nobody else does, with what should keep them from that."""
 
 
 class HostView(Contract):

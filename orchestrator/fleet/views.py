@@ -134,6 +134,11 @@ def vip_views(present: Present, board: ReportBoard) -> tuple[VipView, ...]:
             withheld_by={
                 name: status.withheld[vip.name] for name, status in balancers.items() if vip.name in status.withheld
             },
+            announced_despite_by={
+                name: status.announced_despite[vip.name]
+                for name, status in balancers.items()
+                if vip.name in status.announced_despite
+            },
         )
         for vip in present.configuration.vips
     )

@@ -2,17 +2,22 @@
 
 import json
 import signal
+import struct
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from l4.bpf_map import Map
+from l4.entries import MemberEntry
+from l4.pins import pin_path
 from orchestrator.contract.node import AgentRole, Announcement
 from orchestrator.contract.snapshot import BalancerSnapshot
 from orchestrator.contract.vip import Vip, VipMode
-from tests.l4.edge import ACTIVE, VIPS, Edge, balancer_snapshot, eventually, pool, redirector_snapshot, run
+from tests.l4.edge import ACTIVE, PROXIES, VIPS, Edge, balancer_snapshot, eventually, pool, redirector_snapshot, run
 
 pytestmark = pytest.mark.kernel
 
@@ -197,6 +202,24 @@ def test_the_last_announcer_announces_whatever_is_missing(edge: Edge) -> None:
     log = edge.log_of("l4")
     assert "VIP web-v4 announced, because nobody else does, although: pool edge has no reachable member" in log
     assert "VIP web-v6 withheld: pool edge has no reachable member" in log
+
+
+def set_live(edge: Edge, is_live: bool) -> None:
+    """In the kernel of the L4 node, of all members."""
+    with Map.pinned(pin_path(edge.directory / "l4" / "bpf", "balancer", "members")) as members:
+        for member_id in PROXIES:
+            key = struct.pack("=I", member_id)
+            entry = MemberEntry.unpack(member_id, members.lookup(key) or bytes(MemberEntry.SIZE))
+            assert entry is not None
+            members.update(key, replace(entry, live=is_live).packed)
+
+
+def test_vips_are_withheld_while_no_member_is_live(edge: Edge) -> None:
+    set_live(edge, False)
+    eventually(lambda: vips_of(edge, "l4") == set(), "the VIPs are withheld")
+    assert "withheld: no member of pool edge answers this node's probes" in edge.log_of("l4")
+    set_live(edge, True)
+    eventually(lambda: vips_of(edge, "l4") == names(HELD), "they are back")
 
 
 def test_a_fight_over_an_address_is_bounded(edge: Edge) -> None:

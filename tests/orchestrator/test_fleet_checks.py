@@ -6,7 +6,7 @@ from orchestrator.cli import fleet_checks
 from orchestrator.cli.fleet_checks import Answered, Clock
 from orchestrator.contract.checkup import CheckupAnswer, Severity
 from orchestrator.contract.node import AgentRole, NodeKind
-from orchestrator.contract.operator import AgentView, NodeView, StatusView, TableView
+from orchestrator.contract.operator import AgentView, NodeView, StatusView, TableView, VipView
 from orchestrator.contract.report import Nack
 from tests.orchestrator.live_fleet import table
 
@@ -137,3 +137,20 @@ def test_tables_that_ought_to_be_alike_and_are_not() -> None:
     assert results["l4-3"][0].id == "table"
     assert fleet_checks.tables([held("l4-1", "ab"), held("l4-2", "cd", 4)]) == {}, "of another revision"
     assert fleet_checks.tables([held("l4-1", "ab"), held("l4-2", "cd", 5, 1, 2)]) == {}, "in another order"
+
+
+def test_vips_that_are_kept_back_and_those_of_a_last_announcer_are_told_apart() -> None:
+    def view(name: str, **reasons: dict[str, str]) -> VipView:
+        fields = {"id": 1, "address": "203.0.113.10", "port": 443, "mode": "passthrough", "tls": True, "pool": "edge"}
+        return VipView.model_validate(fields | {"name": name, "announced_by": (), "withheld_by": {}} | reasons)
+
+    views = (
+        view("web", withheld_by={"l4-1": "no table"}),
+        view("mail", announced_despite_by={"l4-1": "no member answers"}),
+        view("dns", announced_despite_by={"l4-2": "no table"}, withheld_by={"l4-2": "no table"}),
+    )
+    seen = status().model_copy(update={"vips": views})
+    assert [(result.id, result.seen) for result in fleet_checks.vips(seen, node(agent()))] == [
+        ("vip_withheld", "web not announced: no table"),
+        ("vip_despite", "mail announced as the last one, although: no member answers"),
+    ]
