@@ -27,8 +27,8 @@ class ForwardingConditions:
     interface: str
     owned_rows: Mapping[str, int]
     """Rows that have an owner, by the name of a pool whose table is there."""
-    live_members: Mapping[str, int]
-    """How many of the members that own rows are live, by the same name."""
+    pools_with_live_members: frozenset[str]
+    """Those of which the kernel holds at least one member, of those that a live generation knows, to be live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,6 @@ def _reason(vip: Vip, conditions: ForwardingConditions) -> str | None:
         return f"the kernel holds no forwarding table of pool {vip.pool}"
     if rows == 0:
         return f"pool {vip.pool} has no reachable member"
-    if not conditions.live_members.get(vip.pool, 0):
+    if vip.pool not in conditions.pools_with_live_members:
         return f"no member of pool {vip.pool} answers this node's probes"
     return None

@@ -60,6 +60,7 @@ class Announcer:
         self._bird_turn = trio.Lock()
         self._plan: BalancerPlan | None = None
         self._decision = _NOTHING
+        self._decided_by: tuple[BalancerPlan, ForwardingConditions] | None = None
         self.attached: Literal["native", "generic", "detached"] = "detached"
         """The mode of our program when last looked at."""
         self.sessions: dict[str, bool] = {}
@@ -106,6 +107,8 @@ class Announcer:
         """
         policy = self._look(program, plan, occasion)
         again_s = self._host.keep(policy, heard=Heard.HOST in occasion.heard, is_beat=occasion.is_beat)
+        if occasion.is_beat or Heard.INTERFACE in occasion.heard:
+            self._feed.follow(program, plan)
         waits_to_attach = self.attached == "detached" and self._attach_trouble is None
         return min(again_s, self._attaching.wait_s) if waits_to_attach else again_s
 
@@ -148,24 +151,24 @@ class Announcer:
             }
 
     def _look(self, program: BalancerProgram, plan: BalancerPlan, occasion: Occasion) -> HostPolicy:
-        if occasion.is_beat or Heard.INTERFACE in occasion.heard:
-            self._feed.follow(program, plan)
         if occasion.is_beat:
             self._feed.read_tables(program, plan)
         mode = self._feed.attached() or self._attach_again(program)
         self.attached = "detached" if mode is None else "generic" if mode is XdpMode.GENERIC else "native"
-        live = program.live_members()
         conditions = ForwardingConditions(
             is_attached=mode is not None,
             interface=self._interface,
             owned_rows={status.pool: status.rows - status.chain_lengths[0] for status in self._feed.tables},
-            live_members={
-                pool.name: len(live & {member.id for generation in pool.generations for member in generation.members})
+            pools_with_live_members=frozenset(
+                pool.name
                 for pool in plan.snapshot.pools
-            },
+                if program.is_any_live(member.id for each in pool.generations for member in each.members)
+            ),
         )
-        decision = decide(plan.snapshot, conditions)
-        self._tell(decision)
+        if self._decided_by != (plan, conditions):
+            self._tell(decide(plan.snapshot, conditions))
+            self._decided_by = plan, conditions
+        decision = self._decision
         return balancer_policy(plan.snapshot, self._interface, decision)
 
     def _attach_again(self, program: BalancerProgram) -> XdpMode | None:

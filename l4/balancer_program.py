@@ -6,7 +6,7 @@ can be fed before `attach`; the program and its maps stay when the process exits
 
 import itertools
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,9 +150,9 @@ class BalancerProgram:
         """A member as the kernel holds it; None if it is not known there."""
         return self._members.read(member_id)
 
-    def live_members(self) -> frozenset[int]:
-        """Of the members whose live bit is set in the kernel now, the ids."""
-        return self._members.live_ids()
+    def is_any_live(self, member_ids: Iterable[int]) -> bool:
+        """Whether the live bit of any of these members is set in the kernel now."""
+        return self._members.is_any_live(member_ids)
 
     def counters(self) -> dict[str, int]:
         """All counters by name, summed over CPUs. They survive restarts. docs/protocol.md says what each counts."""

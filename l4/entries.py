@@ -75,12 +75,10 @@ class MemberEntry:
     """Six octets: where an L2 rewrite sends its frames. Zero: not known."""
 
     SIZE = _MEMBER.size
-    LIVE = 1 << 1
-    """Of the flags, which are the packed member's last 16 bits."""
 
     @property
     def packed(self) -> bytes:
-        flags = 1 | self.live * self.LIVE | (self.address.version == 6) << 2
+        flags = 1 | self.live << 1 | (self.address.version == 6) << 2
         return _MEMBER.pack(mapped(self.address), self.mac, flags)
 
     @classmethod
@@ -90,7 +88,7 @@ class MemberEntry:
         if not flags:
             return None
         parsed = IPv6Address(address) if flags & 4 else IPv4Address(address[-4:])
-        return cls(member_id, parsed, live=bool(flags & cls.LIVE), mac=mac)
+        return cls(member_id, parsed, live=bool(flags & 2), mac=mac)
 
 
 @dataclass(frozen=True, slots=True)

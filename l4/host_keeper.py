@@ -33,6 +33,9 @@ RENEWALS_PER_LIFETIME: Final = 3
 #: Seconds for which an agent without a snapshot prolongs what an earlier one left: the contract's default.
 _LIFETIME_WITHOUT_SNAPSHOT_S = 30
 
+#: Restorations that one line of the log names.
+_MOST_TOLD = 10
+
 #: Names of counters.
 RESTORED: Final = ("vips_restored", "settings_restored", "mss_restored")
 POSTPONED: Final = "restorations_postponed"
@@ -102,11 +105,11 @@ class HostKeeper:
         self._wanted, self._is_pending = policy, True  # until it is done
         present = look_at_host(policy)
         planned = plan(policy, present)
+        carry_out(planned.changes)
         if self._established is not None:
-            # What the policy before asks for as well has been taken away or changed by somebody.
+            # What the policy before asks for as well had been taken away or changed by somebody.
             lost = frozenset(plan(self._established, present).changes)
             self._count([change for change in planned.changes if change in lost])
-        carry_out(planned.changes)
         for obstacle in planned.obstacles:
             if obstacle not in self._obstacles:
                 log.warning("%s", obstacle)
@@ -131,7 +134,9 @@ class HostKeeper:
         for change in restored:
             self._counts[_counter_of(change)] += 1
         if restored:
-            log.warning("somebody changed this host; restored: %s", "; ".join(change.words for change in restored))
+            words = [change.words for change in restored]
+            more = f"; and {len(words) - _MOST_TOLD} more" if len(words) > _MOST_TOLD else ""
+            log.warning("somebody changed this host; restored: %s%s", "; ".join(words[:_MOST_TOLD]), more)
 
 
 def _counter_of(change: Change) -> str:

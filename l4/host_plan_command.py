@@ -64,7 +64,7 @@ def policy_of(snapshot: BalancerSnapshot | RedirectorSnapshot, interface: str) -
         is_attached=True,
         interface=interface,
         owned_rows={status.pool: status.rows - status.chain_lengths[0] for status in described},
-        live_members={pool.name: len(pool.members) for pool in snapshot.pools},
+        pools_with_live_members=frozenset(pool.name for pool in snapshot.pools),
     )
     return balancer_policy(snapshot, interface, decide(snapshot, conditions))
 

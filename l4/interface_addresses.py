@@ -1,5 +1,6 @@
 """Addresses of an interface with their protocol marks and lifetimes, by rtnetlink(7)."""
 
+import functools
 import socket
 import struct
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from l4.rtnetlink import ADDRESS, Rtnetlink
+from orchestrator.contract.vip import MAX_VIPS
 
 Network = IPv4Network | IPv6Network
 
@@ -46,6 +48,7 @@ def addresses_of(interface: int, netlink: Rtnetlink) -> Iterator[HeldAddress]:
         )
 
 
+@functools.lru_cache(maxsize=2 * MAX_VIPS)
 def _network(family: int, octets: bytes, prefix_length: int) -> Network:
     if family == socket.AF_INET:
         return IPv4Network((octets, prefix_length), strict=False)

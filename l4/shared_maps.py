@@ -11,9 +11,6 @@ from l4.program_loader import counter_names
 U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 
-#: Of the flags in a packed member: its last 16-bit word.
-_FLAGS_PLACE = MemberEntry.SIZE // 2 - 1
-
 
 class Members:
     """The members map, which both programs have, and which of its entries are in use."""
@@ -43,10 +40,9 @@ class Members:
         value = self._map.lookup(U32.pack(member_id))
         return None if value is None else MemberEntry.unpack(member_id, value)
 
-    def live_ids(self) -> frozenset[int]:
-        """Of the members whose live bit is set in the kernel now."""
-        flags = memoryview(self._map.read_array()).cast("H")[_FLAGS_PLACE :: MemberEntry.SIZE // 2]
-        return frozenset(member_id for member_id, value in enumerate(flags) if value & MemberEntry.LIVE)
+    def is_any_live(self, member_ids: Iterable[int]) -> bool:
+        """Whether the live bit of any of them is set in the kernel now."""
+        return any((member := self.read(member_id)) is not None and member.live for member_id in member_ids)
 
     def ids(self) -> list[int]:
         """Of the present members, in order."""

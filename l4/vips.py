@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 __all__ = ["LOOPBACK_INDEX", "OUR_PROTOCOL"]
 
 
+#: Changes that are written to the log one by one, of those that are made together: a screenful.
+_MOST_TOLD = 20
+
+
 class VipError(Exception):
     """The kernel refused to set or remove an address."""
 
@@ -180,8 +184,11 @@ def carry_out(changes: Iterable[LoopbackChange], netlink: Rtnetlink) -> None:
         netlink.change([change.request for change in changes])
     except OSError as error:
         raise VipError(f"lo: the kernel refused a change of VIPs: {error}; the agent needs CAP_NET_ADMIN") from error
-    for change in changes:
-        log.log(logging.DEBUG if change.is_renewal else logging.INFO, "%s", change.words)
+    told = [change for change in changes if not change.is_renewal]
+    for change in told[:_MOST_TOLD]:
+        log.info("%s", change.words)
+    if len(told) > _MOST_TOLD:
+        log.info("... and %d more", len(told) - _MOST_TOLD)
 
 
 def reconcile(wanted: Collection[Network]) -> Loopback:
