@@ -34,6 +34,7 @@ from l4.host_policy import HostPolicy, balancer_policy
 from l4.kernel_events import Heard
 from l4.pace import Pace
 from l4.program_error import ProgramError
+from l4.restorations import Concern, Restoration
 from l4.watch import Occasion
 from orchestrator.contract.node import Announcement
 
@@ -72,6 +73,11 @@ class Announcer:
 
     def __repr__(self) -> str:
         return f"<Announcer {self._interface} {self.attached}, withheld {dict(self.withheld)}, {self._host}>"
+
+    @property
+    def restorations(self) -> tuple[Restoration, ...]:
+        """What was put right lately: on the host, and of BIRD."""
+        return (*self._host.restorations.recent(), *self._bird.restorations.recent())
 
     @property
     def withheld(self) -> dict[str, str]:
@@ -185,6 +191,7 @@ class Announcer:
             return None
         self._attach_trouble = None
         self._counts["programs_restored"] += 1
+        self._host.restorations.note(Concern.PROGRAM, f"somebody took it off {self._interface}")
         log.warning("somebody took the XDP program off %s; attached again", self._interface)
         return self._feed.attached()
 

@@ -37,6 +37,7 @@ from l4.probes.prober import Prober
 from l4.program_error import NotInService, ProgramError
 from l4.rehearsal import remove_leftovers
 from l4.reload import NotReloaded, Replacement
+from l4.restorations import Restoration
 from l4.tap import Tap
 from l4.traffic import Traffic, read_drops, read_traffic
 from l4.vips import VipError
@@ -85,6 +86,11 @@ class BalancerAgent:
     def snapshot(self) -> BalancerSnapshot | None:
         """The one in service."""
         return self._plan.snapshot if self._plan else None
+
+    @property
+    def restorations(self) -> tuple[Restoration, ...]:
+        """What was put right on this host lately."""
+        return self._announcer.restorations
 
     def look_again(self) -> None:
         """Something changed that announcing depends on, and that the kernel does not tell of: a member's live bit.

@@ -26,6 +26,7 @@ from l4.bird_control import (
     is_reconfiguring,
     wait_until_gone,
 )
+from l4.restorations import Concern, Restorations
 from orchestrator.contract.node import Announcement
 
 __all__ = ("Bird", "BirdError")
@@ -59,6 +60,8 @@ class Bird:
         self._loaded: str | None = None
         self._wanted: str | None = None
         self._one_change = trio.Lock()
+        self.restorations = Restorations()
+        """When BIRD was started again lately."""
 
     def __repr__(self) -> str:
         return f"<Bird in {self.directory}>"
@@ -114,6 +117,7 @@ class Bird:
                     if not await self.answers():  # an init system may have been faster
                         self._write(self.configuration_file, self._loaded)
                         await self._start()
+                        self.restorations.note(Concern.BIRD, "it was gone, and was started again")
                 except BirdError as error:
                     log.error("%s", error)
             await trio.sleep(_RESTART_PAUSE_S)

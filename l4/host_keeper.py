@@ -16,6 +16,7 @@ from l4.direct_return import Ipv4Settings, SettingChange, plan_settings
 from l4.host_policy import Change, HostPolicy, carry_out, look_at_host, plan
 from l4.interface_addresses import Network
 from l4.pace import Pace
+from l4.restorations import Concern, Restorations
 from l4.rtnetlink import Rtnetlink
 from l4.vips import LoopbackChange, look_at_loopback, plan_loopback, withdraw_all_but
 from l4.vips import carry_out as carry_out_on_loopback
@@ -49,6 +50,8 @@ class HostKeeper:
         self._counts = counts
         self._clock = clock
         self._pace = Pace(clock)
+        self.restorations = Restorations(clock)
+        """What was put right lately."""
         self._wanted: HostPolicy | None = None
         self._established: HostPolicy | None = None
         self._is_pending = False
@@ -133,10 +136,19 @@ class HostKeeper:
         restored = [change for change in restored if not (isinstance(change, LoopbackChange) and change.is_renewal)]
         for change in restored:
             self._counts[_counter_of(change)] += 1
+            self.restorations.note(_concern_of(change), change.words)
         if restored:
             words = [change.words for change in restored]
             more = f"; and {len(words) - _MOST_TOLD} more" if len(words) > _MOST_TOLD else ""
             log.warning("somebody changed this host; restored: %s%s", "; ".join(words[:_MOST_TOLD]), more)
+
+
+def _concern_of(change: Change) -> Concern:
+    if isinstance(change, LoopbackChange):
+        return Concern.VIPS
+    if isinstance(change, SettingChange):
+        return Concern.ARP if change.name.startswith("arp_") else Concern.REVERSE_PATH
+    return Concern.MSS
 
 
 def _counter_of(change: Change) -> str:

@@ -9,8 +9,18 @@ import click
 from l4.announcement import ForwardingConditions, decide
 from l4.direct_return import DirectReturnError, MssChange, SettingChange
 from l4.forwarding import GenerationTables, build_table, describe
-from l4.host_policy import Change, HostPlan, HostPolicy, balancer_policy, look_at_host, plan, redirector_policy
+from l4.host_policy import (
+    Change,
+    HostPlan,
+    HostPolicy,
+    balancer_policy,
+    carry_out,
+    look_at_host,
+    plan,
+    redirector_policy,
+)
 from l4.interface import InterfaceError
+from l4.vips import VipError
 from orchestrator.contract.snapshot import BalancerSnapshot, RedirectorSnapshot
 from orchestrator.contract.state_directory import SnapshotUnreadable, StateDirectory
 
@@ -51,6 +61,29 @@ def show_plan(*, state: Path, interface: str, as_json: bool) -> None:
         sys.exit(FAILED)
     click.echo(_json(planned) if as_json else _text(planned))
     sys.exit(SOMETHING_TO_DO if planned.changes else NOTHING_TO_DO)
+
+
+@vips.command("restore")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
+    required=True,
+    help="Of the agent: its last good snapshot is read there.",
+)
+@click.option("--interface", required=True, metavar="NAME", help="The interface that traffic arrives on.")
+def restore(*, state: Path, interface: str) -> None:
+    """Do what `plan` tells: for a host whose agent cannot. VIPs of an L4 node are given their lifetime anew."""
+    try:
+        snapshot = StateDirectory(state).load_snapshot()
+        if not isinstance(snapshot, BalancerSnapshot | RedirectorSnapshot):
+            raise click.UsageError(f"{state} holds no snapshot of a balancer or redirector")
+        policy = policy_of(snapshot, interface)
+        planned = plan(policy, look_at_host(policy), renews=False)
+        carry_out(planned.changes)
+    except (SnapshotUnreadable, InterfaceError, DirectReturnError, VipError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    for change in planned.changes:
+        click.echo(change.words)
 
 
 def policy_of(snapshot: BalancerSnapshot | RedirectorSnapshot, interface: str) -> HostPolicy:

@@ -32,6 +32,7 @@ from l4.program_error import NotInService, ProgramError
 from l4.redirector_program import RedirectorProgram
 from l4.rehearsal import remove_leftovers
 from l4.reload import NotReloaded, Replacement
+from l4.restorations import Concern, Restoration
 from l4.snapshot_entries import member_entries
 from l4.tcp_sockets import SocketDumpError, tcp_flows
 from l4.vips import VipError
@@ -86,6 +87,11 @@ class RedirectorAgent:
     def snapshot(self) -> RedirectorSnapshot | None:
         """The one in service."""
         return self._plan.snapshot if self._plan else None
+
+    @property
+    def restorations(self) -> tuple[Restoration, ...]:
+        """What was put right on this host lately."""
+        return self._host.restorations.recent()
 
     async def apply(self, snapshot: Snapshot) -> None:
         """Makes `snapshot` the running state. Raises SnapshotRefused; the state before then runs on."""
@@ -214,6 +220,7 @@ class RedirectorAgent:
             self._attaching.attempted()
             program.attach(self._interface, self._xdp_mode)
             self._counts["programs_restored"] += 1
+            self._host.restorations.note(Concern.PROGRAM, f"somebody took it off {self._interface}")
             log.warning("somebody took the XDP program off %s; attached again", self._interface)
         return min(again_s, self._attaching.wait_s)
 

@@ -106,7 +106,7 @@ async def _examined(agent: BalancerAgent | RedirectorAgent, place: Place, questi
     status: BalancerStatus | RedirectorStatus | None = None
     with trio.move_on_after(STATUS_WAIT_S):
         status = await agent.status()
-    subject = Subject(place, agent.snapshot, status, is_agent=True)
+    subject = Subject(place, agent.snapshot, status, is_agent=True, restorations=agent.restorations)
     return await checkup.answer(subject, fix=question.fix, asked_at=asked_at)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from l4.attachment import XdpMode
 from l4.bird import Bird
+from l4.restorations import Restoration
 from orchestrator.contract.checkup import CheckResult, Severity
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.report import BalancerStatus, RedirectorStatus
@@ -37,6 +38,8 @@ class Subject:
     """What the agent tells; None without an agent, or if it did not tell in time."""
     is_agent: bool = False
     """Whether it is the agent itself that looks."""
+    restorations: tuple[Restoration, ...] = ()
+    """What the agent put right lately."""
 
     @property
     def interface(self) -> str:

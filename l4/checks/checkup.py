@@ -14,7 +14,21 @@ from pathlib import Path
 
 import trio
 
-from l4.checks import agent, arp, bgp, clock, kernel, listeners, loopback, mtu, offload, reverse_path, tunnel, xdp
+from l4.checks import (
+    agent,
+    arp,
+    bgp,
+    clock,
+    kernel,
+    listeners,
+    loopback,
+    mtu,
+    offload,
+    restored,
+    reverse_path,
+    tunnel,
+    xdp,
+)
 from l4.checks.check import Look, Subject
 from l4.interface import InterfaceError, look_up_interface
 from orchestrator.contract.checkup import CheckResult, CheckupAnswer, Severity
@@ -23,7 +37,7 @@ from orchestrator.contract.node import AgentRole
 log = logging.getLogger(__name__)
 
 _BOTH: tuple[Look, ...] = (agent.look, xdp.look, loopback.look, arp.look, reverse_path.look, mtu.look, offload.look)
-_LAST: tuple[Look, ...] = (tunnel.look, kernel.look, clock.look)
+_LAST: tuple[Look, ...] = (restored.look, tunnel.look, kernel.look, clock.look)
 
 #: By whom each check is for. BIRD is asked beside them, since that waits.
 LOOKS: dict[AgentRole, tuple[Look, ...]] = {

@@ -1,5 +1,6 @@
 """VIPs on lo, and nowhere else: what a member's kernel accepts, and what BIRD announces on an L4 node."""
 
+import shlex
 from collections.abc import Collection, Iterator
 from ipaddress import ip_network
 
@@ -49,9 +50,10 @@ def look(subject: Subject) -> Iterator[CheckResult]:
         yield check.failure(
             f"{', '.join(missing)} missing ({names})",
             f"{len(wanted)} addresses and blocks on lo",
-            mend=reload_command(subject) if subject.is_agent else None,
-            fixable=True,
-            advice=None if subject.is_agent else f"start edge-l4 {subject.role}: it puts them back",
+            mend=reload_command(subject) if subject.is_agent else restore_command(subject),
+            # An L4 node without its agent is not to draw traffic for longer than it has to.
+            fixable=subject.is_agent or not subject.is_balancer,
+            advice=None if subject.is_agent else f"and start edge-l4 {subject.role}, which keeps them there",
         )
     else:
         yield check.ok(f"{len(wanted)} there" + (f", {len(withheld)} withheld" if withheld else ""))
@@ -87,6 +89,12 @@ def _addresses_of_others() -> Iterator[tuple[str, str]]:
 def text(network: Network) -> str:
     """As ip(8) takes it."""
     return str(network)
+
+
+def restore_command(subject: Subject) -> str:
+    """Does what the agent would do on `lo`, where none runs."""
+    state = shlex.quote(str(subject.place.state.path))
+    return f"edge-l4 vips restore --state {state} --interface {subject.interface}"
 
 
 def reload_command(subject: Subject) -> str:

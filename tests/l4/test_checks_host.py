@@ -80,8 +80,7 @@ def test_a_vip_that_is_missing_is_named(host: Inside) -> None:
     found: CheckResult = host(seen, loopback.look, redirector())["vip_missing"]
     assert found.severity is Severity.FAILURE
     assert found.seen == "203.0.113.10/32 missing (web-v4)"
-    assert found.mend is None
-    assert found.advice == "start edge-l4 redirector: it puts them back"
+    assert found.mend == "edge-l4 vips restore --state /nonexistent --interface eth0"
     asked = host(seen, loopback.look, redirector(is_agent=True))["vip_missing"]
     assert asked.mend == "edge-l4 redirector reload --interface eth0"
 

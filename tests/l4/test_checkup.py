@@ -12,15 +12,16 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from l4.checks import agent, checkup
+from l4.checks import agent, checkup, loopback, restored
 from l4.checks.check import Check, Subject
 from l4.checks.command import in_words
+from l4.restorations import Concern, Restoration
 from l4.service import main
 from l4.sole_agent import socket_name
 from orchestrator.contract.checkup import CheckResult, Severity
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.state_directory import StateDirectory
-from tests.l4.checkups import redirector, redirector_snapshot, seen
+from tests.l4.checkups import make_uplink, redirector, redirector_snapshot, seen
 from tests.l4.edge import enrol, eventually
 
 Inside = Callable[..., Any]
@@ -146,3 +147,26 @@ def test_a_finding_in_words_has_all_that_is_known() -> None:
         "      to do     then look"
     )
     assert in_words(WRONG.ok("that")) == "ok    something: that"
+
+
+def test_what_an_agent_put_right_is_told_while_it_is_news_and_for_longer_if_it_goes_on() -> None:
+    def told(*ago_s: float) -> list[str]:
+        noted = tuple(Restoration(Concern.VIPS, "203.0.113.10/32 was gone", seconds) for seconds in ago_s)
+        return [result.seen for result in checkup.run_check(restored.look, redirector(restorations=noted))]
+
+    assert told() == []
+    assert told(3.0) == ["in order, since the agent put it right 3 s ago: 203.0.113.10/32 was gone"]
+    assert told(60.0) == [], "once, and over"
+    assert told(90.0, 80.0, 60.0) == [
+        "in order, since the agent put it right 60 s ago, 3 times in 10 minutes: 203.0.113.10/32 was gone"
+    ]
+    assert told(3000.0, 2000.0, 1000.0) == []
+
+
+@pytest.mark.kernel
+def test_vips_are_put_back_on_a_host_without_an_agent(inside: Inside, state: StateDirectory) -> None:
+    inside(make_uplink)
+    lost = inside(seen, loopback.look, redirector(state.path))["vip_missing"]
+    assert lost.mend == f"edge-l4 vips restore --state {state.path} --interface eth0"
+    assert inside(checkup.run_mend, lost.mend) is None
+    assert inside(seen, loopback.look, redirector(state.path))["vip_missing"].severity is Severity.OK

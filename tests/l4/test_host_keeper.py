@@ -13,6 +13,7 @@ from l4.host_keeper import RENEWALS_PER_LIFETIME, SAFETY_LOOK_S, HostKeeper
 from l4.host_policy import HostPolicy, carry_out, look_at_host, plan
 from l4.interface import OVERHEADS
 from l4.interface_addresses import Network
+from l4.restorations import Concern
 from l4.vips import vips_on_loopback
 from orchestrator.contract.pool import Encapsulation
 from tests.l4.test_direct_return import make_uplink
@@ -127,6 +128,8 @@ def test_what_somebody_takes_away_comes_back(
     if loss != "lo":  # on which the kernel makes routes in another order
         assert host(everything) == before
     assert counts[counter] == restored if restored else counts[counter] >= len(EVERYTHING)
+    concern = Concern.MSS if counter == "mss_restored" else Concern.VIPS
+    assert concern in {one.concern for one in keeper.restorations.recent()}, "doctor can name it"
 
 
 @pytest.mark.parametrize(("name", "value"), [("arp_ignore", "0"), ("arp_announce", "1")])
@@ -140,6 +143,9 @@ def test_settings_of_which_the_kernel_tells_nobody_come_back_on_a_beat(
     host(keeper.keep, MEMBERS_HOST, is_beat=True)
     assert host(to_do, MEMBERS_HOST) == []
     assert +counts == {"settings_restored": 1}
+    (noted,) = keeper.restorations.recent()
+    assert noted.concern is Concern.ARP
+    assert name in noted.words
 
 
 def test_what_is_wanted_anew_is_not_counted_as_restored(host: Inside, keeper: HostKeeper, counts: Counter[str]) -> None:
