@@ -3,10 +3,18 @@
 from collections.abc import Iterator
 
 from l4.checks.check import Check, Subject
-from l4.checks.sysctls import key, read_setting
+from l4.checks.sysctls import InterfaceSetting, key, read_setting
 from orchestrator.contract.checkup import CheckResult
+from orchestrator.contract.snapshot import BalancerSnapshot
 
 OFF, STRICT, LOOSE = 0, 1, 2
+
+ACCEPT_LOCAL = Check(
+    "accept_local",
+    "packets from own addresses",
+    "answers to this node's probes come from VIPs, which are its own addresses on lo: the kernel drops packets from "
+    "its own addresses unless told otherwise, and every member looks unreachable from here",
+)
 
 MEMBER = Check(
     "rp_filter",
@@ -27,10 +35,19 @@ def look(subject: Subject) -> Iterator[CheckResult]:
     setting = read_setting(subject.interface, "rp_filter")
     if setting.effective != STRICT:
         yield check.ok("loose" if setting.effective == LOOSE else "off")
-        return
-    yield check.failure(
-        f"strict: {setting}",
-        f"{LOOSE} (loose) on {subject.interface}, or {OFF} on both",
-        mend=f"sysctl -w {key(subject.interface, 'rp_filter')}={LOOSE}",
-        fixable=True,
-    )
+    else:
+        yield check.failure(
+            f"strict: {setting}",
+            f"{LOOSE} (loose) on {subject.interface}, or {OFF} on both",
+            mend=f"sysctl -w {key(subject.interface, 'rp_filter')}={LOOSE}",
+            fixable=True,
+        )
+    if isinstance(subject.snapshot, BalancerSnapshot) and any(pool.probe for pool in subject.snapshot.pools):
+        yield _accepts_own(read_setting(subject.interface, "accept_local"))
+
+
+def _accepts_own(setting: InterfaceSetting) -> CheckResult:
+    if setting.effective:
+        return ACCEPT_LOCAL.ok("accepted")
+    name = key(setting.interface, setting.name)
+    return ACCEPT_LOCAL.failure(f"refused: {setting}", f"{name} is 1", mend=f"sysctl -w {name}=1", fixable=True)

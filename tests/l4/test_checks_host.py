@@ -16,9 +16,9 @@ from l4.host_policy import HostPolicy, carry_out, look_at_host, plan
 from l4.interface import OVERHEADS
 from l4.vips import reconcile
 from orchestrator.contract.checkup import CheckResult, Severity
-from orchestrator.contract.pool import Encapsulation
+from orchestrator.contract.pool import Encapsulation, Probe
 from orchestrator.lab.fabric import attach_pass_program
-from tests.l4.checkups import balancer, balancer_status, make_uplink, redirector, seen
+from tests.l4.checkups import balancer, balancer_snapshot, balancer_status, make_uplink, redirector, seen
 from tests.l4.edge import VIPS
 
 pytestmark = pytest.mark.kernel
@@ -72,6 +72,18 @@ def test_a_mistake_is_seen_and_mended_by_the_command_shown(host: Inside, mistake
     assert host(run_mend, found.mend) is None
     after: CheckResult = host(seen, look, redirector())[identity]
     assert after.severity is Severity.OK, after
+
+
+def test_an_l4_node_that_probes_takes_packets_from_its_own_addresses(host: Inside) -> None:
+    host(shell, "sysctl -qw net.ipv4.conf.all.accept_local=0 net.ipv4.conf.eth0.accept_local=0")
+    assert "accept_local" not in host(seen, reverse_path.look, balancer()), "it does not probe"
+    snapshot = balancer_snapshot()
+    probed = snapshot.pools[0].model_copy(update={"probe": Probe()})
+    subject = balancer(snapshot=snapshot.model_copy(update={"pools": (probed,)}))
+    found: CheckResult = host(seen, reverse_path.look, subject)["accept_local"]
+    assert (found.severity, found.mend) == (Severity.FAILURE, "sysctl -w net.ipv4.conf.eth0.accept_local=1")
+    assert host(run_mend, found.mend) is None
+    assert host(seen, reverse_path.look, subject)["accept_local"].severity is Severity.OK
 
 
 def test_a_vip_that_is_missing_is_named(host: Inside) -> None:
