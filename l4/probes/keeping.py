@@ -83,3 +83,6 @@ class _Way:
         elif not await trio.to_thread.run_sync(ProbeProgram.is_attached, self._interface):
             log.warning("the classifier of probes was taken off %s, and is put back", self._interface)
             await trio.to_thread.run_sync(self._program.attach, self._interface)
+        outcomes = await trio.to_thread.run_sync(self._program.outcomes)
+        for name, packets in outcomes.items():
+            agent.prober.counts[f"probe_packets_{name}"] = packets

@@ -32,6 +32,8 @@ MAX_PER_SECOND: Final = 500
 MAX_IN_FLIGHT: Final = 256
 #: Part of an interval by which it is longer or shorter, by chance (Envoy's `interval_jitter_percent`, in both ways).
 JITTER: Final = 0.2
+#: How much sooner a member is asked again whose last answers differ from its verdict (HAProxy's `fastinter`).
+HASTE: Final = 2
 #: Probes that may begin at once after a pause, so that a late wake-up costs nothing.
 _BURST: Final = 20
 
@@ -45,6 +47,9 @@ class _Watched:
 
     target: Target
     lookout: Lookout
+    next_number: dict[bool, int] = field(default_factory=dict)
+    """Of the entry that is next, by whether it asks for an answer: others were put forward, and are void."""
+    next_at: dict[bool, float] = field(default_factory=dict)
 
 
 @dataclass(order=True, slots=True)
@@ -142,6 +147,8 @@ class Prober:
                         await self._aimed.wait()
                     continue
                 due = heapq.heappop(self._due)
+                if due.number != due.watched.next_number[due.asks_for_answer]:
+                    continue
                 await self._in_flight.acquire()
                 now = trio.current_time()
                 self._next_free = max(self._next_free, now - _BURST * self._gap_s) + self._gap_s
@@ -163,6 +170,8 @@ class Prober:
         if self._is_watched(watched):
             note = watched.lookout.saw_request if due.asks_for_answer else watched.lookout.saw_connection
             note(asked, trio.current_time())
+            if watched.lookout.is_in_doubt(of_requests=due.asks_for_answer):
+                self._hurry(watched, asks_for_answer=due.asks_for_answer)
             self._judge(watched.target.member_id)
 
     def _judge(self, member: int) -> None:
@@ -182,21 +191,35 @@ class Prober:
         return self._watched.get((watched.target.pool, watched.target.member_id)) is watched
 
     def _again(self, due: _Due, now: float) -> None:
+        """Its next time, as it begins."""
         if not self._is_watched(due.watched):
             return
-        probe = due.watched.target.probe
-        interval_s = (probe.interval_ms if due.asks_for_answer else probe.reach_interval_ms) / 1000
+        interval_s = _interval_s(due.watched, asks_for_answer=due.asks_for_answer)
         if now - due.at > interval_s:
             self.counts["probes_late"] += 1
         at = now + interval_s * self._chance.uniform(1 - JITTER, 1 + JITTER)
-        heapq.heappush(self._due, _Due(at, next(self._numbers), due.watched, due.asks_for_answer))
+        self._put(at, due.watched, asks_for_answer=due.asks_for_answer)
+
+    def _hurry(self, watched: _Watched, *, asks_for_answer: bool) -> None:
+        """It is asked sooner than was planned, unless that is about to be."""
+        at = trio.current_time() + _interval_s(watched, asks_for_answer=asks_for_answer) / HASTE
+        planned = watched.next_at.get(asks_for_answer, at)
+        if at < planned:
+            self._put(at, watched, asks_for_answer=asks_for_answer)
+            self._aimed.set()
 
     def _schedule(self, watched: _Watched, now: float) -> None:
         """Begins somewhere in the first interval: members are not asked all at once."""
-        probe = watched.target.probe
-        asks = [(False, probe.reach_interval_ms)]
-        if probe.kind is not ProbeKind.TCP:
-            asks.append((True, probe.interval_ms))
-        for asks_for_answer, interval_ms in asks:
-            at = now + self._chance.uniform(0, interval_ms / 1000)
-            heapq.heappush(self._due, _Due(at, next(self._numbers), watched, asks_for_answer))
+        for asks_for_answer in (False,) if watched.target.probe.kind is ProbeKind.TCP else (False, True):
+            at = now + self._chance.uniform(0, _interval_s(watched, asks_for_answer=asks_for_answer))
+            self._put(at, watched, asks_for_answer=asks_for_answer)
+
+    def _put(self, at: float, watched: _Watched, *, asks_for_answer: bool) -> None:
+        number = next(self._numbers)
+        watched.next_number[asks_for_answer], watched.next_at[asks_for_answer] = number, at
+        heapq.heappush(self._due, _Due(at, number, watched, asks_for_answer))
+
+
+def _interval_s(watched: _Watched, *, asks_for_answer: bool) -> float:
+    probe = watched.target.probe
+    return (probe.interval_ms if asks_for_answer else probe.reach_interval_ms) / 1000

@@ -36,6 +36,11 @@ class Streak:
     length: int = 0
     last: bool | None = None
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """The last answers say otherwise, and are too few to count."""
+        return self.last is not None and self.last is not self.value
+
     def saw(self, is_good: bool) -> None:
         """One more answer."""
         self.length = self.length + 1 if is_good is self.last else 1
@@ -77,6 +82,12 @@ class Lookout:
         """What came of a request, connection included."""
         self._answered.saw(asked.answer is Answer.GOOD)
         self._judge(asked, now, from_request=True)
+
+    def is_in_doubt(self, *, of_requests: bool) -> bool:
+        """Whether a few more answers of this kind might change the verdict."""
+        if of_requests:
+            return self._answered.is_in_doubt
+        return self._accepted.is_in_doubt or self._reached.is_in_doubt
 
     def _judge(self, asked: Asked, now: float, *, from_request: bool) -> None:
         verdict = self._verdict()

@@ -60,7 +60,7 @@ def read_platform(document: Document, files: Mapping[str, str], findings: Findin
     check_sites(sites, nodes, vips, names_in(document, "sites"), findings)
     check_pools(pools, nodes, names_in(document, "nodes"), findings)
     check_vips(vips, nodes, names_in(document, "pools"), findings)
-    check_probes(pools, vips, names_in(document, "vips"), findings)
+    check_probes(pools, vips, names_in(document, "vips"), nodes, findings)
     if forwarding is None and document.plain.get("forwarding") is None:
         forwarding = Placed(ForwardingEntry(), Place(document, ("forwarding",)))
     if forwarding is not None:

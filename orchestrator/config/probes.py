@@ -4,13 +4,18 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.config.entries import Placed
 from orchestrator.config.findings import Findings
-from orchestrator.config.schema import PoolEntry, VipEntry
+from orchestrator.config.schema import NodeEntry, PoolEntry, VipEntry
+from orchestrator.contract.node import NodeKind
 from orchestrator.contract.pool import Probe, ProbeKind
 from orchestrator.contract.vip import Protocol
 
 
 def check_probes(
-    pools: Iterable[Placed[PoolEntry]], vips: Sequence[Placed[VipEntry]], known_vips: set[str], findings: Findings
+    pools: Iterable[Placed[PoolEntry]],
+    vips: Sequence[Placed[VipEntry]],
+    known_vips: set[str],
+    nodes: Sequence[Placed[NodeEntry]],
+    findings: Findings,
 ) -> None:
     """A finding for all that is wrong with them. `known_vips`: names of all VIPs, the wrong ones too."""
     by_name = {entry.value.name: entry.value for entry in vips}
@@ -18,6 +23,7 @@ def check_probes(
         probe = entry.value.probe
         if probe is not None:
             _check_vip(entry, probe, by_name, known_vips, findings)
+            _check_source(entry, probe, [vip.value for vip in vips], [node.value for node in nodes], findings)
             _check_request(entry, probe, findings)
             _check_times(entry, probe, findings)
 
@@ -28,8 +34,9 @@ def probe_of(pool: PoolEntry, vips: Iterable[VipEntry]) -> Probe | None:
         return None
     if pool.probe.vip is not None:
         return pool.probe
-    mine = sorted(vip.name for vip in vips if vip.pool == pool.name and _is_plain(vip))
-    return pool.probe.model_copy(update={"vip": mine[0]}) if mine else None
+    mine = (vip for vip in vips if vip.pool == pool.name and _is_plain(vip))
+    first = min(mine, key=lambda vip: (vip.address.version, vip.name), default=None)
+    return pool.probe.model_copy(update={"vip": first.name}) if first is not None else None
 
 
 def _is_plain(vip: VipEntry) -> bool:
@@ -62,6 +69,25 @@ def _check_vip(
         findings.add(
             "not_applicable", place, f"VIP {vip.name} is UDP, and probes speak TCP", "name a TCP VIP of this pool"
         )
+
+
+def _check_source(
+    entry: Placed[PoolEntry], probe: Probe, vips: Sequence[VipEntry], nodes: Iterable[NodeEntry], findings: Findings
+) -> None:
+    """Proxies answer L4 nodes' own addresses: those that the configuration names."""
+    resolved = probe_of(entry.value, vips)
+    vip = next((vip for vip in vips if resolved is not None and vip.name == resolved.vip), None)
+    if probe.kind is ProbeKind.TCP or vip is None or vip.address.version != 6:
+        return
+    for node in nodes:
+        if node.kind is NodeKind.L4 and node.address_v6 is None:
+            findings.add(
+                "missing_field",
+                entry.place.at("probe"),
+                f"VIP {vip.name} is IPv6, and {node.name} has no address of that family to ask from",
+                f"add `address_v6:` to {node.name}, or name an IPv4 VIP: `vip:`",
+            )
+            return
 
 
 def _check_request(entry: Placed[PoolEntry], probe: Probe, findings: Findings) -> None:

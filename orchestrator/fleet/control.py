@@ -20,7 +20,7 @@ from orchestrator.contract.inquiry import Question, role_asked
 from orchestrator.contract.node import AgentIdentity
 from orchestrator.contract.operator import Applied, DrainRequest, DrainView
 from orchestrator.contract.operator_guard import GuardChanged
-from orchestrator.contract.report import Report
+from orchestrator.contract.report import BalancerStatus, ProbeVerdict, Report
 from orchestrator.contract.token import JoinToken
 from orchestrator.contract.wire import JoinRequest, JoinResponse
 from orchestrator.fleet import announcers, drain, guard, l4_drain
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at what moves by itself. Reports come every second.
 TICK_S = 0.5
+#: Seconds from news that cannot wait (a member that L4 nodes see otherwise than before) to the look at them: so that
+#: what several nodes see of one event is one change.
+STIR_S = 0.05
 
 
 @dataclass(slots=True)
@@ -60,6 +63,8 @@ class Control:
     l4_drain_holds: Holds = field(default_factory=Holds)
     announcer_holds: Holds = field(default_factory=Holds)
     inquiries: InquiryBoard = field(default_factory=InquiryBoard)
+    _stirred: trio.Event = field(default_factory=trio.Event, init=False)
+    """Set by what cannot wait for the next tick."""
     _compilation: Compilation | None = field(default=None, init=False)
     """Of the revision that was last asked for."""
 
@@ -264,6 +269,8 @@ class Control:
         if self.board.fresh(identity.node, identity.role) is None:
             log.info("%s reports, runs revision %s", identity, report.applied_version)
         self.board.take(identity, report)
+        if _verdicts(report) != (_verdicts(before) if before is not None else {}):
+            self._stirred.set()
 
     # --- by itself
 
@@ -276,7 +283,10 @@ class Control:
                     await self.tick()
                 except (FleetRefused, LeaseLost, StoreUnusable) as error:
                     log.error("the fleet does not move on: %s", error)
-                await trio.sleep(TICK_S)
+                with trio.move_on_after(TICK_S):
+                    await self._stirred.wait()
+                self._stirred = trio.Event()
+                await trio.sleep(STIR_S)
 
     async def tick(self) -> None:
         """One look at what moves by itself."""
@@ -331,6 +341,12 @@ class Control:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.wall(), UTC)
+
+
+def _verdicts(report: Report) -> dict[int, ProbeVerdict]:
+    """What an L4 node sees of members."""
+    status = report.status
+    return {n: one.verdict for n, one in status.probes.items()} if isinstance(status, BalancerStatus) else {}
 
 
 def _log_moves(before: FleetState, after: FleetState) -> None:

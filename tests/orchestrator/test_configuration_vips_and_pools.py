@@ -370,3 +370,17 @@ def test_probes_that_would_ask_in_vain_are_refused(text: str, code: str, place: 
     (problem,) = refused.value.problems
     assert problem.code == code
     assert (problem.path or "").endswith(place)
+
+
+def test_a_probe_of_an_ipv6_vip_needs_an_address_to_ask_from() -> None:
+    v6 = files(
+        NODES_AND_POOLS.replace("    min_active: 2\n", "    min_active: 2\n    probe: {kind: http}\n")
+        + 'vips:\n  - {name: web, address: "2001:db8:203::10", port: 80, mode: terminate, pool: edge, tls: false}\n'
+    )
+    with pytest.raises(ConfigurationRefused, match="no address of that family to ask from"):
+        load_configuration(v6)
+    v4_too = dict(v6)
+    v4_too["platform.yaml"] += "  - {name: web-v4, address: 203.0.113.10, port: 443, mode: terminate, pool: edge}\n"
+    probe = load_configuration(v4_too).pools[0].probe
+    assert probe is not None
+    assert probe.vip == "web-v4", "IPv4 is asked first"
