@@ -67,7 +67,10 @@ test-fast: setup ## unit tests: no root, under a minute
 	$(BIN)/pytest -m "not kernel and not lab" --numprocesses 2 --dist loadfile
 
 test: setup ## everything: unit, kernel programs, lab (root, minutes)
-	$(BIN)/pytest
+	@status=0; \
+	$(BIN)/pytest -m "not lab" --numprocesses 2 --dist loadfile || status=1; \
+	$(BIN)/pytest -m lab || status=1; \
+	exit $$status
 
 demo: setup ## lab up, 300 long flows, two drains and a dead L4 node, verdict, lab down
 	$(BIN)/edgectl lab demo
