@@ -179,21 +179,28 @@ class Announcer:
 
     def _attach_again(self, program: BalancerProgram) -> XdpMode | None:
         """None if it is not the time for that, or cannot be."""
+        present = attached_program(self._interface)
+        if present is not None:
+            self._tell_attach_trouble(f"{self._interface} runs the XDP program {present.name!r}, which is not ours")
+            return None
         if self._attaching.wait_s:
             return None
         self._attaching.attempted()
         try:
             program.attach(self._interface, self._xdp_mode)
         except ProgramError as error:
-            if str(error) != self._attach_trouble:
-                log.error("%s", error)
-            self._attach_trouble = str(error)
+            self._tell_attach_trouble(str(error))
             return None
         self._attach_trouble = None
         self._counts["programs_restored"] += 1
         self._host.restorations.note(Concern.PROGRAM, f"somebody took it off {self._interface}")
         log.warning("somebody took the XDP program off %s; attached again", self._interface)
         return self._feed.attached()
+
+    def _tell_attach_trouble(self, trouble: str) -> None:
+        if trouble != self._attach_trouble:
+            log.error("%s", trouble)
+        self._attach_trouble = trouble
 
     def _tell(self, decision: Decision) -> None:
         for name in decision.withheld.keys() - self._decision.withheld.keys():
