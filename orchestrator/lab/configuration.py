@@ -23,6 +23,10 @@ from orchestrator.lab.topology import (
 POOL = "edge"
 BACKEND = "shop-web"
 
+#: Where a proxy says itself whether it serves, and milliseconds between two requests of an L4 node for that.
+PROXY_HEALTH_PATH = "/.well-known/edgefleet/health"
+PROBE_MS = 500
+
 #: Seconds that a drain leaves to datagrams. A fleet leaves minutes; here nobody waits for the end of a stream.
 UNCOUNTED_S = 2.0
 
@@ -77,6 +81,14 @@ def platform(spec: LabSpec, topology: Topology) -> dict[str, Any]:
                 "name": POOL,
                 "members": [{"node": node.name} for node in topology.proxies],
                 "min_active": spec.capacity_guard,
+                "probe": {
+                    "kind": "https",
+                    "vip": "web-v4",
+                    "host": HOST_NAME,
+                    "path": PROXY_HEALTH_PATH,
+                    "interval_ms": PROBE_MS,
+                    "timeout_ms": PROBE_MS,
+                },
             }
         ],
         "vips": [

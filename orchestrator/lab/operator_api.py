@@ -80,17 +80,28 @@ class OperatorApi:
     def request(self, method: str, path: str, body: str | None = None) -> bytes:
         """The body of a 2xx answer. Raises Refused, Unreachable."""
         with self._turn:
+            may_be_stale = self._http is not None
             try:
-                connection = self._connection()
-                connection.request(method, path, body, {"content-type": "application/json"} if body is not None else {})
-                response = connection.getresponse()
-                answer = response.read()
+                try:
+                    status, answer = self._exchange(method, path, body)
+                except http.client.RemoteDisconnected:
+                    # It closes idle connections. What changes something is not asked twice (RFC 9112 section 9.3.1).
+                    if not may_be_stale or method != "GET":
+                        raise
+                    self._drop()
+                    status, answer = self._exchange(method, path, body)
             except (OSError, http.client.HTTPException, LabError) as error:
                 self._drop()
                 raise Unreachable(f"the orchestrator does not answer {method} {path}: {error}") from error
-        if response.status // 100 != 2:
-            raise _refusal(response.status, answer)
+        if status // 100 != 2:
+            raise _refusal(status, answer)
         return answer
+
+    def _exchange(self, method: str, path: str, body: str | None) -> tuple[int, bytes]:
+        connection = self._connection()
+        connection.request(method, path, body, {"content-type": "application/json"} if body is not None else {})
+        response = connection.getresponse()
+        return response.status, response.read()
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._http is None:

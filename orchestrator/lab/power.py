@@ -1,10 +1,12 @@
 """A host without power, and with power again: what a machine forgets, and what it has when it comes up."""
 
+import contextlib
 from pathlib import Path
 
 from pyroute2 import IPRoute
 
 from orchestrator.lab import fabric, processes
+from orchestrator.lab.errors import LabError
 from orchestrator.lab.topology import HOST_INTERFACE, LabHost
 
 
@@ -26,6 +28,8 @@ def restore(host: LabHost, bpffs: Path) -> None:
     fabric.run_in(host.namespace, ["ip", "link", "set", "dev", HOST_INTERFACE, "xdp", "off"])
     for family in ("-4", "-6"):
         fabric.run_in(host.namespace, ["ip", family, "address", "flush", "dev", "lo", "scope", "global"])
+    with contextlib.suppress(LabError):  # it may have none
+        fabric.run_in(host.namespace, ["tc", "qdisc", "delete", "dev", HOST_INTERFACE, "clsact"])
     if bpffs.is_mount():
         fabric.run(["umount", str(bpffs)])
         fabric.mount_bpffs(bpffs)

@@ -26,7 +26,13 @@ HARMLESS: dict[str, float | None] = {
     "vip-withdrawn": 50,
     "redirector-killed": None,
     "orchestrator-killed": None,
+    "agent-killed": None,
+    "l4-drained": None,
+    "site-drained": None,
 }
+
+#: Faults that take proxies away.
+DEADLY: dict[str, float | None] = {"proxy-killed": 1000, "proxy-frozen": None, "site-cut": 250}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,18 @@ def test_a_fault_beside_the_proxies_fails_no_request_and_is_detected_in_time(
     assert scenario["flows_lost_with_proxy"] == scenario["flows_not_begun"] == 0
     assert 0 < scenario["detect_ms"] <= (goal_ms or 60_000)
     assert 0 <= scenario["recover_ms"] < 5_000
+
+
+@pytest.mark.parametrize("name", DEADLY)
+def test_a_proxy_that_is_gone_takes_its_own_flows_and_no_others(scenarios: dict[str, Any], name: str) -> None:
+    scenario = scenarios[name]
+    goal_ms = DEADLY[name]
+    assert 0 < scenario["flows_lost_with_proxy"] < scenario["flows"] / 2
+    assert 0 < scenario["detect_ms"] <= (goal_ms or 60_000)
+
+
+def test_a_proxy_that_flaps_causes_few_generations(scenarios: dict[str, Any]) -> None:
+    assert 1 <= scenarios["proxy-flapping"]["figures"]["generations"] <= 3
 
 
 def test_a_dead_backend_costs_the_requests_that_it_was_answering_and_no_others(scenarios: dict[str, Any]) -> None:

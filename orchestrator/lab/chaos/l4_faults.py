@@ -22,6 +22,9 @@ WITHDRAWAL_GOAL_MS: Final = 50.0
 #: Seconds until a killed agent is missed: the orchestrator waits for five reports; and some.
 MISSED_S: Final = 15.0
 
+#: Seconds until the kernel has withdrawn the VIPs of an agent that is gone (`dead_man_s`, 30), and some.
+DEAD_MAN_S: Final = 45.0
+
 #: Seconds until BIRD runs again and routers have learned the routes anew.
 BACK_S: Final = 60.0
 
@@ -60,19 +63,33 @@ async def bird_killed(stage: Stage) -> Figures:
 
 
 async def agent_killed(stage: Stage) -> Figures:
-    """The program forwards on, and BIRD announces on. Detected: the orchestrator misses its reports."""
+    """The program forwards on, and BIRD announces on. Detected: the orchestrator misses its reports. Later the kernel
+    takes the VIPs away, and the other node has all traffic.
+    """
     node = victim(stage)
-    with OperatorApi(stage.lab) as api:
-        stage.timeline.strike()
-        await trio.to_thread.run_sync(stage.lab.kill_all_of, node.name, Role.BALANCER)
+
+    async def miss() -> None:
         await until_seen(
             f"the orchestrator misses the agent of {node.name}",
             lambda: not is_connected(api, node, AgentRole.BALANCER),
             within_s=MISSED_S,
         )
         stage.timeline.detected()
+        stage.view.event(f"the orchestrator misses the agent of {node.name}")
+
+    with OperatorApi(stage.lab) as api:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(miss)
+            withdrawn_ms = await strike_and_watch_routes(
+                stage,
+                [node],
+                in_thread(stage.lab.kill_all_of, node.name, Role.BALANCER),
+                within_s=DEAD_MAN_S,
+                detects=False,
+            )
+    stage.view.event(f"the kernel has withdrawn its VIPs after {withdrawn_ms / 1000:.1f} s")
     await under_load()
-    return {}
+    return {"withdrawn_s": round(withdrawn_ms / 1000, 1)}
 
 
 def is_connected(api: OperatorApi, host: LabHost, role: AgentRole) -> bool:
@@ -126,7 +143,7 @@ SCENARIOS: Final = (
         detect_within_ms=CUT_GOAL_MS,
         may_lose_datagrams=True,
     ),
-    Scenario("agent-killed", "an L4 node's agent is killed", agent_killed),
+    Scenario("agent-killed", "an L4 node's agent is killed, and stays away until its VIPs are withdrawn", agent_killed),
     Scenario("bird-killed", "an L4 node's BIRD is killed", bird_killed),
     Scenario("bgp-session-reset", "the router resets its sessions with an L4 node", bgp_session_reset),
     Scenario("vip-withdrawn", "the VIPs leave an L4 node", vip_withdrawn, detect_within_ms=WITHDRAWAL_GOAL_MS),
