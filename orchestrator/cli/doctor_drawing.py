@@ -67,7 +67,7 @@ def _verdict(diagnosis: Diagnosis) -> Text:
         return Text(f"nothing found on {nodes} nodes", style="green")
     sick = {node for node, _ in findings}
     fixable = sum(1 for _, result in findings if result.fixable)
-    text = f"{len(findings)} findings on {len(sick)} of {nodes} nodes"
+    text = f"{len(findings)} finding{'' if len(findings) == 1 else 's'} on {len(sick)} of {nodes} nodes"
     return Text(text + (f"; `edgectl doctor --fix` mends {fixable} of them" if fixable else ""), style="bold red")
 
 
