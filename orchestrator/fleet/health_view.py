@@ -53,6 +53,14 @@ def in_words(member: FleetMember) -> str:
     return ", ".join(words)
 
 
+def health_obstacles(present: Present, board: ReportBoard, wall: float, member: FleetMember) -> tuple[str, ...]:
+    """Why a member's health keeps it from being given new flows, in words; empty if it does not."""
+    if member.health.healthy:
+        return ()
+    votes = votes_by_member(present.fleet, present.configuration, board)
+    return tuple(_member(member, votes.get(member.id, ()), wall))
+
+
 def _panic(pool: ConfiguredPool, meant: tuple[FleetMember, ...]) -> str:
     sick = [member.name for member in meant if not member.health.healthy]
     return (

@@ -89,10 +89,14 @@ def generation_members(fleet: FleetState) -> int:
 
 
 def shown_state(fleet: FleetState, member: FleetMember, pool: FleetPool | None = None) -> MemberState:
-    """The member's state for people: active only where it is given rows, in this pool or in all of its pools."""
+    """The member's state for people: active only where it is given rows, in this pool or in all of its pools.
+
+    Who is not healthy, and is given none, joins as soon as it is.
+    """
     pools = fleet.pools if pool is None else (pool,)
-    joins = member.state is MemberState.ACTIVE and any(member.id in each.joining for each in pools)
-    return MemberState.JOINING if joins else member.state
+    waits = not member.health.healthy and not any(member.id in each.serving_ids for each in pools)
+    joins = waits or any(member.id in each.joining for each in pools)
+    return MemberState.JOINING if joins and member.state is MemberState.ACTIVE else member.state
 
 
 def regenerate(

@@ -26,7 +26,7 @@ from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.authority import utc_now
 from orchestrator.fleet.document import FleetMember, FleetPool
 from orchestrator.fleet.health import Vote, votes_by_member
-from orchestrator.fleet.health_view import health_fields, health_warnings
+from orchestrator.fleet.health_view import health_fields, health_obstacles, health_warnings
 from orchestrator.fleet.l4_drain_view import l4_drain_views, l4_state
 from orchestrator.fleet.ledger import Present
 from orchestrator.fleet.membership import active_members, shown_state
@@ -200,6 +200,8 @@ def drain_view(present: Present, board: ReportBoard, wall: float, member: FleetM
     deadline_at = drain.deadline_at if drain else None
     obstacles = joining_obstacles(present.fleet, present.configuration, board, member)
     joining = tuple(dict.fromkeys(obstacle for each in obstacles.values() for obstacle in each))
+    if shown_state(present.fleet, member) is MemberState.JOINING:
+        joining = (*health_obstacles(present, board, wall, member), *joining)
     blocked_by = drain_obstacles(present.fleet, present.configuration, board, member, wall) if is_draining else joining
     return DrainView(
         node=member.name,

@@ -16,7 +16,7 @@ from orchestrator.fleet.health import HOLDS_S, QUIET_S, losses_that_count
 from orchestrator.fleet.ledger import Present
 from orchestrator.fleet.serving import weighted
 from orchestrator.fleet.snapshots import compile_snapshot
-from orchestrator.fleet.views import pool_views, status_view
+from orchestrator.fleet.views import drain_view, pool_views, status_view
 from tests.orchestrator.fleets import PLATFORM, Playbook, agent, balancer_status, configuration
 
 HEALTHY, UNHEALTHY, UNREACHABLE = ProbeVerdict.HEALTHY, ProbeVerdict.UNHEALTHY, ProbeVerdict.UNREACHABLE
@@ -337,3 +337,21 @@ def test_weights_of_slow_starters_are_legal_and_those_of_others_keep_their_ratio
         if scales:
             assert rows[n].weight / weight <= max(scales)
             assert rows[n].weight >= weight * max(scales) * share / 100
+
+
+def test_who_is_undrained_and_not_healthy_joins_and_says_why() -> None:
+    play = Lookout()
+    play.save(drain.start(play.fleet, play.config, "proxy-2", now=play.now))
+    play.look(3)
+    play.see({2: UNHEALTHY})
+    play.look()
+    play.save(drain.undrain(play.fleet, play.config, "proxy-2"))
+    play.look(3)
+    view = drain_view(Present(play.fleet, play.config, 1), play.board, play.now, play.member(2))
+    assert view.state == "joining"
+    assert view.blocked_by[0].startswith("proxy-2 is not healthy: seen unhealthy by l4-1, l4-2, l4-3")
+    play.see({2: HEALTHY})
+    play.look(3)
+    view = drain_view(Present(play.fleet, play.config, 1), play.board, play.now, play.member(2))
+    assert (view.state, view.blocked_by) == ("active", ())
+    assert play.weights == {1: 1, 2: 1, 3: 1}
