@@ -5,6 +5,7 @@ What an operator does once is done by `edgectl`, so that the lab tests what peop
 
 import http.client
 import threading
+import time
 from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +24,11 @@ View = TypeVar("View")
 
 #: Seconds for an answer. A change is stored and compiled for every node before it is answered.
 ANSWER_S: Final = 30.0
+
+#: After so many seconds of idleness, or so many questions, a connection is not used again. The orchestrator closes such
+#: ones, and a change that met the end of its connection could not be asked for twice (RFC 9112 section 9.3.1).
+IDLE_S: Final = 2.0
+MOST_QUESTIONS: Final = 500
 
 
 class Unreachable(LabError):
@@ -50,6 +56,8 @@ class OperatorApi:
             certificate=(str(lab.operator / "operator.pem"), str(lab.operator / "operator.key")),
         )
         self._http: http.client.HTTPConnection | None = None
+        self._used_at = 0.0
+        self._questions = 0
         self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -80,16 +88,10 @@ class OperatorApi:
     def request(self, method: str, path: str, body: str | None = None) -> bytes:
         """The body of a 2xx answer. Raises Refused, Unreachable."""
         with self._turn:
-            may_be_stale = self._http is not None
+            if time.monotonic() - self._used_at > IDLE_S or self._questions >= MOST_QUESTIONS:
+                self._drop()
             try:
-                try:
-                    status, answer = self._exchange(method, path, body)
-                except http.client.RemoteDisconnected:
-                    # It closes idle connections. What changes something is not asked twice (RFC 9112 section 9.3.1).
-                    if not may_be_stale or method != "GET":
-                        raise
-                    self._drop()
-                    status, answer = self._exchange(method, path, body)
+                status, answer = self._exchange(method, path, body)
             except (OSError, http.client.HTTPException, LabError) as error:
                 self._drop()
                 raise Unreachable(f"the orchestrator does not answer {method} {path}: {error}") from error
@@ -101,15 +103,22 @@ class OperatorApi:
         connection = self._connection()
         connection.request(method, path, body, {"content-type": "application/json"} if body is not None else {})
         response = connection.getresponse()
-        return response.status, response.read()
+        answer = response.read()
+        self._used_at = time.monotonic()
+        self._questions += 1
+        if response.will_close:
+            self._drop()
+        return response.status, answer
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._http is None:
             host, port = self._endpoint.hostname or "", self._endpoint.port or 443
             plain = connected(self._namespace, host, port, timeout_s=ANSWER_S)
             connection = http.client.HTTPConnection(host, port)
+            connection.auto_open = 0  # it would connect anew from the wrong namespace
             connection.sock = self._tls.wrap_socket(plain, server_hostname=host)
             self._http = connection
+            self._questions = 0
         return self._http
 
     def _drop(self) -> None:

@@ -84,7 +84,7 @@ def test_this_process_and_its_ancestors_are_never_among_those_to_kill(
 
 
 def test_a_family_is_frozen_and_thawed_as_a_whole() -> None:
-    argv = ("sh", "-c", "sleep 600 & echo $!; wait")
+    argv = ("sh", "-c", "sleep 30 >/dev/null & echo $!; wait")
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
