@@ -24,7 +24,7 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Final
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute, config, netns
 
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.processes import NAMESPACES
@@ -39,6 +39,10 @@ from orchestrator.lab.topology import (
     Router,
     Topology,
 )
+
+#: pyroute2 enters a namespace in a forked child, and ends that by SIGTERM. Without this, the child still has our
+#: handler for it, which may wait for ever for a lock that another thread held at the fork.
+config.disable_mp_signal = True
 
 #: A lab tool that takes longer hangs (each of them is done in milliseconds).
 COMMAND_TIMEOUT_S = 30.0
@@ -83,14 +87,14 @@ def build(topology: Topology, workspace: Path) -> None:
         netns.create(anyone.namespace)
         run_in(anyone.namespace, ["sysctl", "--quiet", "--write", *_settings(topology, anyone)])
     for router in topology.routers:
-        with IPRoute(netns=router.namespace) as ipr:
+        with netlink(router.namespace) as ipr:
             _raise_loopback(ipr)
             for number, network in enumerate(router.networks, start=1):
                 _add_bridge(ipr, network, number)
     for attached in topology.attached:
         router = topology.router_of(attached)
         interface = _interface(attached)
-        with IPRoute(netns=router.namespace) as ipr:
+        with netlink(router.namespace) as ipr:
             _add_link(ipr, attached, interface)
         if isinstance(attached, LabHost):
             configure_host(attached)
@@ -151,13 +155,13 @@ def remove(namespaces: Iterable[str]) -> int:
 
 def cut(topology: Topology, attached: Attached) -> None:
     """Takes a port off its bridge: both sides see their link up, and nothing comes through."""
-    with IPRoute(netns=topology.router_of(attached).namespace) as ipr:
+    with netlink(topology.router_of(attached).namespace) as ipr:
         ipr.link("set", index=index_of(ipr, attached.name), master=0)
 
 
 def heal(topology: Topology, attached: Attached) -> None:
     """Puts it back; a port of a bridge without spanning tree forwards at once."""
-    with IPRoute(netns=topology.router_of(attached).namespace) as ipr:
+    with netlink(topology.router_of(attached).namespace) as ipr:
         _join_bridge(ipr, attached)
 
 
@@ -167,10 +171,15 @@ def disconnected(topology: Topology) -> frozenset[str]:
     for router in topology.routers:
         names = {attached.name for attached in topology.attached if attached.network in router.networks}
         if (NAMESPACES / router.namespace).exists():
-            with IPRoute(netns=router.namespace) as ipr:
+            with netlink(router.namespace) as ipr:
                 names -= {link.get("ifname") for link in ipr.get_links() if link.get("master") and link.get("carrier")}
         cut_off |= names
     return frozenset(cut_off)
+
+
+def netlink(namespace: str) -> IPRoute:
+    """A netlink socket in a namespace, to be closed (a context manager)."""
+    return IPRoute(netns=namespace)
 
 
 def run_in(namespace: str, argv: Sequence[str]) -> str:
@@ -243,7 +252,7 @@ def _join_bridge(router: IPRoute, attached: Attached) -> None:
 
 def _configure_uplink(router: Router) -> None:
     """Addresses; its routes come by BGP."""
-    with IPRoute(netns=router.namespace) as ipr:
+    with netlink(router.namespace) as ipr:
         index = index_of(ipr, UPLINK_INTERFACE)
         ipr.link("set", index=index, state="up")
         for address in router.addresses:
@@ -252,7 +261,7 @@ def _configure_uplink(router: Router) -> None:
 
 def configure_host(host: LabHost) -> None:
     """Links up, addresses, default routes; what is there already stays."""
-    with IPRoute(netns=host.namespace) as ipr:
+    with netlink(host.namespace) as ipr:
         _raise_loopback(ipr)
         index = index_of(ipr, HOST_INTERFACE)
         ipr.link("set", index=index, state="up")

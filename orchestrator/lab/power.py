@@ -3,8 +3,6 @@
 import contextlib
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
 from orchestrator.lab import fabric, processes
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.topology import HOST_INTERFACE, LabHost
@@ -16,7 +14,7 @@ def cut(host: LabHost) -> None:
     The switch sees the link go down; a router behind it does not. Agents find their last good snapshot when they start
     again, as on a real machine.
     """
-    with IPRoute(netns=host.namespace) as ipr:
+    with fabric.netlink(host.namespace) as ipr:
         ipr.link("set", index=fabric.index_of(ipr, HOST_INTERFACE), state="down")
     processes.kill_all_in([host.namespace])
 
@@ -38,6 +36,6 @@ def restore(host: LabHost, bpffs: Path) -> None:
 
 def is_cut(host: LabHost) -> bool:
     """Whether its link is down on its own side: nobody but `cut` does that."""
-    with IPRoute(netns=host.namespace) as ipr:
+    with fabric.netlink(host.namespace) as ipr:
         (link,) = ipr.get_links(fabric.index_of(ipr, HOST_INTERFACE))
         return str(link.get("state")) == "down"

@@ -10,9 +10,7 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Final
 
-from pyroute2 import IPRoute
-
-from orchestrator.lab.fabric import run
+from orchestrator.lab.fabric import netlink, run
 from orchestrator.lab.topology import (
     FIRST_L4_ASN,
     UPLINK_INTERFACE,
@@ -204,7 +202,7 @@ def restart_sessions(directory: Path, node: LabHost) -> None:
 
 def next_hops(namespace: str, vip: IPv4Address | IPv6Address) -> frozenset[str]:
     """Over whom the router's kernel forwards a VIP's packets now."""
-    with IPRoute(netns=namespace) as ipr:
+    with netlink(namespace) as ipr:
         found: set[str] = set()
         for route in ipr.route("dump", family=AF_INET if vip.version == 4 else AF_INET6):
             if route.get("dst") != str(vip):

@@ -141,7 +141,7 @@ def test_a_namespace_of_somebody_else_is_refused_and_left_alone() -> None:
 def test_a_process_that_dies_during_up_ends_it_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.lab import router
 
-    monkeypatch.setattr(router, "bird_configuration", lambda _topology: "this is no configuration\n")
+    monkeypatch.setattr(router, "bird_configuration", lambda _topology, *_: "this is no configuration\n")
     with pytest.raises(LabError, match=r"bird on router has ended(.|\n)*syntax error"):
         trio.run(lab_up, SMALL)
     assert leftovers() == []

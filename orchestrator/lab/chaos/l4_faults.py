@@ -3,7 +3,6 @@
 from typing import Final
 
 import trio
-from pyroute2 import IPRoute
 
 from orchestrator.contract.node import AgentRole
 from orchestrator.lab import checks, fabric, processes, router
@@ -106,7 +105,7 @@ async def vip_withdrawn(stage: Stage) -> Figures:
     """Both VIPs leave `lo`. The agent is frozen meanwhile: it would put them back."""
     node = victim(stage)
     await trio.to_thread.run_sync(stage.lab.freeze_process, node.name, Role.BALANCER)
-    with IPRoute(netns=node.namespace) as ipr:
+    with fabric.netlink(node.namespace) as ipr:
         lo = fabric.index_of(ipr, "lo")
 
         def withdraw() -> None:
