@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -29,8 +30,11 @@ from tests.bench.tables import build_milliseconds, collateral_percent
 from tests.bpf.open_flows import FlowState, add_addresses, flow_in
 from tests.bpf.packets import FLOWS
 
-#: Rounds over all rows, and batches of each row in a round.
-ROUNDS = 9
+#: How often everything is loaded. Where its maps come to lie in memory, and which of them fall on the cache lines that
+#: frames need, is another matter of luck each time: up to a tenth of a row.
+LOADS = 4
+#: Rounds over all rows of all loads, and batches of each row in a round.
+ROUNDS = 5
 CALLS = 12
 REFERENCE = "reference"
 
@@ -45,8 +49,35 @@ GOALS = {
 BUILD_GOALS = {"one": 10.0, "four": 50.0}
 
 
-def measure(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Nanoseconds a packet of each row, by rounds, the rows taken in turn."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Programs as they were loaded once, with maps of their own, and the rows that run on them."""
+
+    programs: tuple[object, ...]
+    """They are unloaded with this."""
+    rows: tuple[Row, ...]
+
+
+def load(stack: ExitStack, local: bytes) -> Load:
+    """`local` is a frame, through the tunnel, of a flow whose socket is here."""
+    bpffs = stack.enter_context(own_bpffs())
+    references = ReferencePrograms(FLOWS["ipv4"])
+    balancer, redirector = load_balancer(bpffs), load_redirector(bpffs)
+    guarded = load_balancer(stack.enter_context(own_bpffs()))
+    return Load(
+        programs=(references, balancer, redirector, guarded),
+        rows=(
+            *reference_rows(references),
+            *balancer_rows(balancer),
+            *guarded_rows(guarded),
+            *redirector_rows(redirector, local),
+        ),
+    )
+
+
+def measure(loads: Sequence[Load]) -> dict[str, list[float]]:
+    """Nanoseconds a packet of each row, by rounds and loads, the rows taken in turn."""
+    rows = [row for each in loads for row in each.rows]
     seen: dict[str, list[float]] = {row.name: [] for row in rows}
     for row in rows:
         nanoseconds_per_packet(row.descriptor, row.frame, 1)  # maps and caches are warm
@@ -60,7 +91,7 @@ def measure(rows: Sequence[Row]) -> dict[str, list[float]]:
 
 
 def net_medians(seen: dict[str, list[float]]) -> dict[str, float]:
-    """Medians over the rounds of what a row costs beyond the empty program in the same round."""
+    """Medians over rounds and loads of what a row costs beyond the empty program of the same round and load."""
     return {
         name: statistics.median(cost - empty for cost, empty in zip(costs, seen["empty"], strict=True))
         for name, costs in seen.items()
@@ -69,23 +100,14 @@ def net_medians(seen: dict[str, list[float]]) -> dict[str, float]:
 
 def packet_costs() -> dict[str, float]:
     """Net nanoseconds by row."""
-    references = ReferencePrograms(FLOWS["ipv4"])
     with ExitStack() as stack:
         stack.enter_context(own_network())
-        bpffs = stack.enter_context(own_bpffs())
         add_addresses()
-        balancer, redirector = load_balancer(bpffs), load_redirector(bpffs)
-        guarded = load_balancer(stack.enter_context(own_bpffs()))
-        flow = stack.enter_context(flow_in(FlowState.ESTABLISHED, "ipv4"))
+        local = through_the_tunnel(stack.enter_context(flow_in(FlowState.ESTABLISHED, "ipv4")).packet)
+        loads = [load(stack, local) for _ in range(LOADS)]
         stack.enter_context(one_core())
         stack.enter_context(run_time_statistics())
-        rows = [
-            *reference_rows(references),
-            *balancer_rows(balancer),
-            *guarded_rows(guarded),
-            *redirector_rows(redirector, through_the_tunnel(flow.packet)),
-        ]
-        return net_medians(measure(rows))
+        return net_medians(measure(loads))
 
 
 def drawn(net_ns: dict[str, float], ratio: dict[str, float]) -> Table:
