@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ class Terminal:
     """One command's output."""
 
     as_json: bool = False
+    _has_result: bool = field(default=False, init=False)
 
     @cached_property
     def out(self) -> "Console":
@@ -39,6 +40,7 @@ class Terminal:
 
     def result(self, content: Mapping[str, Any], drawing: Callable[[], "RenderableType"]) -> None:
         """The command's one result: as JSON, or drawn."""
+        self._has_result = True
         if self.as_json:
             sys.stdout.write(json.dumps(content, indent=2) + "\n")
             sys.stdout.flush()
@@ -57,7 +59,10 @@ class Terminal:
         sys.stderr.flush()
 
     def problems(self, findings: tuple[Finding, ...]) -> None:
-        """What went wrong: in words on stderr; with `--json` also as `{"problems": [...]}` on stdout."""
+        """What went wrong: in words on stderr; with `--json` also as `{"problems": [...]}` on stdout.
+
+        Unless the result is there already: that is the one object, and itself says what failed.
+        """
         from rich.text import Text
 
         for finding in findings:
@@ -69,7 +74,7 @@ class Terminal:
             self.err.print(line)
             if finding.hint:
                 self.err.print(Text(f"  try: {finding.hint}", style="not bold"))
-        if self.as_json:
+        if self.as_json and not self._has_result:
             sys.stdout.write(self.problems_json(findings))
             sys.stdout.flush()
 

@@ -8,7 +8,9 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from orchestrator.cli.failure import Finding
 from orchestrator.cli.main import main
+from orchestrator.cli.terminal import Terminal
 
 COMMANDS = [
     *([name] for name in ("status", "get", "apply", "drain", "undrain", "capture", "trace-packet", "token", "lab")),
@@ -89,3 +91,18 @@ def test_completion_is_offered_to_shells() -> None:
     )
     assert done.returncode == 0
     assert "complete -o nosort" in done.stdout
+
+
+def test_what_failed_beside_a_result_makes_no_second_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(as_json=True)
+    terminal.result({"failures": {"l4-1": "gone"}}, lambda: "")
+    terminal.problems((Finding("no_answer", "l4-1: gone"),))
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"failures": {"l4-1": "gone"}}
+    assert "l4-1: gone" in told.err
+
+
+def test_without_a_result_problems_are_the_object(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal(as_json=True).problems((Finding("no_answer", "l4-1: gone"),))
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["code"] == "no_answer"
