@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
 from l7.telemetry.access_log import AccessRecord
+from l7.telemetry.flags import Flag
 
 PREFIX = "edge_l7_"
 
@@ -21,6 +22,7 @@ _HELP = {
     "response_body_bytes": "Bytes of response bodies, without framing.",
     "responses": "Responses by backend (- if none was chosen) and class of their status (none if the client saw none).",
     "response_flags": "Requests by response flag.",
+    "requests_refused": "Requests that broke a rule of their protocol, by the name of the rule.",
     "request_seconds_bucket": "Requests that took at most le seconds.",
     "connections_accepted": "Client connections accepted.",
     "connections_refused": "Client connections refused, by reason.",
@@ -28,6 +30,10 @@ _HELP = {
     "worker_restarts": "Workers that ended by themselves and were started again.",
     "access_log_dropped": "Access-log records dropped because the log could not be written fast enough.",
 }
+
+
+#: The detail is the name of a rule, from a fixed set.
+_REFUSALS = (Flag.DOWNSTREAM_PROTOCOL_ERROR, Flag.DURATION_TIMEOUT)
 
 
 class Counters:
@@ -54,7 +60,7 @@ class Counters:
 class RequestMetrics:
     """What is counted about every request: a handful of additions each."""
 
-    __slots__ = ("_buckets", "_classes", "_flags", "bytes_in", "bytes_out", "requests")
+    __slots__ = ("_buckets", "_classes", "_flags", "_refused", "bytes_in", "bytes_out", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -63,6 +69,7 @@ class RequestMetrics:
         self._buckets = [0] * (len(DURATION_BUCKETS_S) + 1)
         self._classes: dict[str | None, list[int]] = {}
         self._flags: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
 
     def count(self, record: AccessRecord) -> None:
         """Count one finished request."""
@@ -76,6 +83,8 @@ class RequestMetrics:
         classes[record.status // 100] += 1
         for flag in record.flags:
             self._flags[flag] = self._flags.get(flag, 0) + 1
+            if flag in _REFUSALS and record.detail is not None:
+                self._refused[record.detail] = self._refused.get(record.detail, 0) + 1
 
     def totals(self) -> dict[str, int]:
         """Everything, by key."""
@@ -95,6 +104,8 @@ class RequestMetrics:
                     totals[f'responses{{backend="{backend or "-"}",code="{code}"}}'] = number
         for flag, number in self._flags.items():
             totals[f'response_flags{{flag="{flag}"}}'] = number
+        for reason, number in self._refused.items():
+            totals[f'requests_refused{{reason="{reason}"}}'] = number
         return totals
 
 

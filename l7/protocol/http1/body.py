@@ -10,6 +10,7 @@ import re
 from enum import Enum, auto
 
 from l7 import limits
+from l7.protocol.http1 import syntax
 from l7.protocol.violation import BadBody
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -17,7 +18,7 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])
 
 #: Without the "bad whitespace" that section 7.1.1 has only for the sake of old senders: readers differ about it.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]+)((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*)")
-_TRAILER_LINE = re.compile(_TOKEN + rb":[\t \x21-\x7e\x80-\xff]*")
+_TRAILER_LINE = re.compile(rb"(" + _TOKEN + rb"):[\t \x21-\x7e\x80-\xff]*")
 
 
 class _Expecting(Enum):
@@ -68,25 +69,27 @@ class ChunkedDecoder:
 
     def _read_line(self, data: bytes, at: int) -> int:
         """Take the next line, or the part of it that is there."""
-        bound = _LINE_BOUNDS[self._expecting]
-        newline = data.find(b"\n", at, at + bound + 2)
-        piece = data[at:] if newline < 0 else data[at : newline + 1]
-        line = self._line + piece
-        if len(line) > bound + 2:
-            raise BadBody(_TOO_LONG[self._expecting])
+        expecting = self._expecting
+        room = _LINE_BOUNDS[expecting] + 2 - len(self._line)
+        newline = data.find(b"\n", at, at + room)
+        end = min(len(data), at + room) if newline < 0 else newline + 1
+        line = self._line + data[at:end]
+        # In an order that does not depend on where the bytes were cut: the first byte that is wrong decides.
+        if expecting is _Expecting.CRLF and line[:1] not in b"\r\n":
+            raise BadBody("chunk_data_overrun")
         carriage_return = line.find(b"\r")
+        if 0 <= carriage_return < len(line) - 1 and (newline < 0 or carriage_return < len(line) - 2):
+            raise BadBody("chunk_bare_cr")
         if newline < 0:
-            if 0 <= carriage_return < len(line) - 1:
-                raise BadBody("chunk_bare_cr")
-            if self._expecting is _Expecting.CRLF and line != b"\r":
-                raise BadBody("chunk_data_overrun")
+            if len(line) >= _LINE_BOUNDS[expecting] + 2:
+                raise BadBody(_TOO_LONG[expecting])
             self._line = line
-            return len(data)
+            return end
         self._line = b""
-        if carriage_return < 0 or carriage_return != len(line) - 2:
-            raise BadBody("chunk_bare_lf" if carriage_return < 0 else "chunk_bare_cr")
+        if carriage_return < 0:
+            raise BadBody("chunk_bare_lf")
         self._take_line(line[:-2])
-        return newline + 1
+        return end
 
     def _take_line(self, line: bytes) -> None:
         if self._expecting is _Expecting.SIZE:
@@ -101,8 +104,17 @@ class ChunkedDecoder:
             self._trailer_bytes += len(line) + 2
             if self._trailer_bytes > limits.MAX_TRAILER_BYTES:
                 raise BadBody("trailers_too_large")
-            if not _TRAILER_LINE.fullmatch(line):
-                raise BadBody("trailer_malformed")
+            self._take_trailer(line)
+
+    def _take_trailer(self, line: bytes) -> None:
+        match = _TRAILER_LINE.fullmatch(line)
+        if match is None:
+            raise BadBody("trailer_malformed")
+        name = match[1].lower()
+        if b"_" in name:
+            raise BadBody("trailer_name_underscore")
+        if name in syntax.NO_TRAILER:
+            raise BadBody("trailer_forbidden")
 
     def _take_size(self, line: bytes) -> None:
         match = _SIZE_LINE.fullmatch(line)

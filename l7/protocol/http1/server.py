@@ -292,7 +292,13 @@ class ServerConnection:
             self._await_head(data)
             return None
         end += 4
-        head, minor = self._head_reader.read(data[:end])
+        try:
+            head, minor = self._head_reader.read(data[:end])
+        except BadRequest:
+            # Of several rules, this one is seen first in a head that comes in pieces; so it is named first in any.
+            if reason := syntax.bare_line_end(data[:end]):
+                raise BadRequest(400, reason) from None
+            raise
         self._head_begun = False
         self._empty_lines = 0
         self._http11 = minor == 1
@@ -315,12 +321,13 @@ class ServerConnection:
 
     def _await_head(self, data: bytes) -> None:
         """The head is not whole: refuse now what no further byte can mend."""
-        if len(data) >= limits.MAX_REQUEST_HEAD_BYTES:
+        data = data[: limits.MAX_REQUEST_HEAD_BYTES]
+        if reason := syntax.bare_line_end(data):
+            raise BadRequest(400, reason)
+        if len(data) == limits.MAX_REQUEST_HEAD_BYTES:
             if b"\r\n" in data:
                 raise BadRequest(431, "head_too_large")
             raise BadRequest(414, "target_too_long")
-        if reason := syntax.bare_line_end(data):
-            raise BadRequest(400, reason)
         if not self._head_begun:
             # Counts from the first byte and is not renewed: a head may not trickle in for ever.
             self._head_begun = True

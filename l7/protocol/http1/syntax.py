@@ -29,6 +29,10 @@ EDGE_ONLY_REQUEST: Final = frozenset(
     )
 )
 
+#: What frames or routes a message, or speaks of the connection, has no place behind its body (RFC 9110 section 6.5.1):
+#: a reader that merges trailers into the head would see another message than one that does not.
+NO_TRAILER: Final = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"http2-settings"}
+
 #: Writes a field, given name and value, without the line's end.
 field_line: Final = b": ".join
 
