@@ -32,6 +32,7 @@ from l4.redirector_program import RedirectorProgram
 from l4.reload import NotReloaded, ask_for_reload
 from l4.respondents import BalancerRespondent, RedirectorRespondent
 from l4.sole_agent import AnotherAgentRuns, sole_agent
+from orchestrator.contract.logs import hush_requests
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.state_directory import StateDirectory
 
@@ -100,8 +101,7 @@ def main() -> None:
     for traffic. `detach` takes the kernel part off as well.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # The HTTP client's line for each request would be one a second.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    hush_requests()
 
 
 @main.group()

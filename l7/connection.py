@@ -272,4 +272,6 @@ class ClientSocket(SocketTransport):
 
     def released(self) -> None:
         """Leave the owner's books."""
+        # They hold each other: let go, they need not wait for the collector of cycles, which comes seldom.
+        self.codec = None
         self._owner.client_gone(self)

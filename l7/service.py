@@ -14,6 +14,7 @@ from l7.supervisor import Supervisor, default_workers
 from l7.telemetry.exporter import serve_metrics
 from orchestrator.contract.client import run_agent
 from orchestrator.contract.join import JoinFailed, join
+from orchestrator.contract.logs import hush_requests
 from orchestrator.contract.node import AgentRole
 from orchestrator.contract.state_directory import StateDirectory
 
@@ -91,6 +92,7 @@ def run(
 ) -> None:
     """Run the proxy until SIGTERM. SIGHUP opens the access log anew."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s edge-l7 %(levelname)s %(message)s")
+    hush_requests()
     options = Options(
         state=state,
         orchestrator=orchestrator,

@@ -32,9 +32,10 @@ from l7.proxy import Edition, EditionRefused, Proxy
 
 log = logging.getLogger(__name__)
 
-#: Allocations between collections of the youngest generation. The hot path makes no cycles, so collecting seldom costs
-#: nothing; the default of 700 would scan for some hundred times a second.
-GC_THRESHOLDS = (50_000, 20, 100)
+#: Allocations between collections of the youngest generation. Neither requests nor connections make cycles, so that
+#: collecting seldom costs nothing; the default of 700 would scan for nothing some hundred times a second. What others
+#: make of them piles up to so many objects: some 2 MB.
+GC_THRESHOLDS = (10_000, 20, 100)
 
 
 class Worker:

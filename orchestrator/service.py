@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.api.server import open_socket, serve_api
 from orchestrator.contract.base import Name
+from orchestrator.contract.logs import hush_requests
 from orchestrator.contract.node import AgentIdentity, AgentRole
 from orchestrator.contract.operator import DEFAULT_TOKEN_TTL_S, MAX_TOKEN_TTL_S
 from orchestrator.data_directory import DataDirectory, DataUnusable, initialise
@@ -40,8 +41,8 @@ def main() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    for name in ("httpx2", "httpcore2", "anycorn.error"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    hush_requests()
+    logging.getLogger("anycorn.error").setLevel(logging.WARNING)
     logging.getLogger("anyio.streams.tls").addFilter(_one_line)
 
 

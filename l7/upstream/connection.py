@@ -49,6 +49,8 @@ class UpstreamSocket(SocketTransport):
         self.idle = False
         """In the pool: no exchange uses it."""
         self.codec = UpstreamConnection(self, pool.name)
+        """Only as long as the socket is open. They hold each other: let go, they need not wait for the collector of
+        cycles, which comes seldom."""
         self.waiting: object | None = None
         """For the pool: who asked for it while it connects."""
 
@@ -69,6 +71,7 @@ class UpstreamSocket(SocketTransport):
         except OSError:
             self._end = End.OVER
             self.sock.close()
+            del self.codec
             raise
         self.reactor.add(self, self.sock.fileno(), WRITE)
         self.set_deadline(limits.CONNECT_S)
@@ -150,9 +153,9 @@ class UpstreamSocket(SocketTransport):
         self.pool.connect_failed(self, reason)
 
     def _lose(self, reason: str) -> None:
-        nothing_sent = not self._sent_any
+        codec, nothing_sent = self.codec, not self._sent_any
         self.release()
-        self.codec.lost(reason, nothing_sent=nothing_sent)
+        codec.lost(reason, nothing_sent=nothing_sent)
 
     def expired(self, now: float) -> None:
         """Connecting took too long, or it was idle long enough."""
@@ -186,13 +189,16 @@ class UpstreamSocket(SocketTransport):
 
     def failed(self) -> None:
         """Its code raised."""
-        was_idle = self.idle
+        if self.is_over:
+            return  # who used it was told before, or raised when told
+        codec, was_idle = self.codec, self.idle
         self.release(reset=True)
         if self._connecting:
             self.pool.connect_failed(self, "internal_error")
         elif not was_idle:
-            self.codec.lost("internal_error")
+            codec.lost("internal_error")
 
     def released(self) -> None:
         """Leave the pool's books."""
+        del self.codec
         self.pool.gone(self)
