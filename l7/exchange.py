@@ -46,7 +46,7 @@ from typing import Final
 
 from l7 import limits
 from l7.answer import error_answer
-from l7.protocol.message import RequestHead, ResponseHead
+from l7.protocol.message import RequestHead, ResponseHead, Trailers
 from l7.routing.path import PathRefused, normalise
 from l7.shell import Flow, Services
 from l7.sides import ClientSide, UpstreamSide
@@ -95,6 +95,7 @@ class Exchange:
         "_holding",
         "_interims",
         "_request_ended",
+        "_request_trailers",
         "_reused",
         "_services",
         "_started_at",
@@ -118,6 +119,7 @@ class Exchange:
         self._reused = False
         self._extra = b""
         self._request_ended = head.length == 0
+        self._request_trailers: Trailers = ()
         # Body bytes that were taken from the client and may have to be sent (again): rules 4 and 5.
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -191,13 +193,14 @@ class Exchange:
         if self.phase is not _STREAMING:
             self._client.set_deadline(limits.STREAM_IDLE_S)
 
-    def request_end(self) -> None:
+    def request_end(self, trailers: Trailers = ()) -> None:
         """The request is whole."""
         if self.phase is _OVER:
             return
         self._request_ended = True
+        self._request_trailers = trailers
         if self._upstream is not None:
-            self._upstream.send_end()
+            self._upstream.send_end(trailers)
             if self.phase is _AWAITING:
                 self._client.set_deadline(self._timeout_s)
 
@@ -328,7 +331,7 @@ class Exchange:
             self.record.bytes_out += len(data)
             self._client.send_body(data)
 
-    def response_end(self, *, reusable: bool) -> None:
+    def response_end(self, *, reusable: bool, trailers: Trailers = ()) -> None:
         """The response is whole, and the connection has let go of the exchange. `reusable`: it could carry another
         request now."""
         upstream = self._upstream
@@ -340,7 +343,7 @@ class Exchange:
             upstream.resume_reading()
         self._services.release_upstream(upstream, reusable)
         self._finish()
-        self._client.exchange_over(whole=whole)
+        self._client.exchange_over(whole=whole, trailers=trailers)
 
     def response_paused(self) -> None:
         """A batch of response bytes has been passed on, and more is to come."""
@@ -364,7 +367,7 @@ class Exchange:
         if not self._holding:
             self._let_go()
         if self._request_ended:
-            connection.send_end()
+            connection.send_end(self._request_trailers)
         elif self._head.expects_continue:
             # Decided here, as nginx does: `Expect` is not sent upstream, and the client uploads nothing to a dead end.
             self._head.expects_continue = False

@@ -8,7 +8,7 @@
 
 from typing import Protocol
 
-from l7.protocol.message import RequestHead, ResponseHead
+from l7.protocol.message import RequestHead, ResponseHead, Trailers
 from l7.telemetry.flags import Flag
 
 
@@ -36,9 +36,10 @@ class ClientSide(Protocol):
     def set_deadline(self, seconds: float | None) -> None:
         """Call the exchange's `deadline_passed` in so many seconds; replaces the deadline before."""
 
-    def exchange_over(self, *, whole: bool) -> None:
+    def exchange_over(self, *, whole: bool, trailers: Trailers = ()) -> None:
         """The response's body is complete, and with it the exchange is over. `whole`: the request is complete, too; if
-        not, the connection ends here. See also `abort_exchange`."""
+        not, the connection ends here. `trailers`: sent if protocol, framing and client allow. See also
+        `abort_exchange`."""
 
     def abort_exchange(self) -> None:
         """The exchange is over, and its response is not: cut it visibly."""
@@ -58,8 +59,8 @@ class UpstreamSide(Protocol):
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body, framed."""
 
-    def send_end(self) -> None:
-        """The body is whole."""
+    def send_end(self, trailers: Trailers = ()) -> None:
+        """The body is whole. `trailers`: sent if protocol and framing allow."""
 
     def pause_reading(self) -> None:
         """Read no more of the response. Idempotent."""
@@ -101,7 +102,7 @@ class UpstreamUser(Protocol):
     def response_body(self, data: bytes) -> None:
         """Bytes of the response's body."""
 
-    def response_end(self, *, reusable: bool) -> None:
+    def response_end(self, *, reusable: bool, trailers: Trailers = ()) -> None:
         """The response is whole. `reusable`: the connection could carry another request now."""
 
     def response_paused(self) -> None:

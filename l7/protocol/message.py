@@ -2,6 +2,7 @@
 framing and what only the proxy may say are not in the lists: each codec writes them anew.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 #: Length of a body that is not known beforehand (chunked, or until the connection closes).
@@ -9,11 +10,25 @@ UNKNOWN: Final = -1
 
 Headers = list[tuple[bytes, bytes]]
 
+#: Fields behind a body (RFC 9110 section 6.5), of which the codec that read them has left out what has no place there.
+Trailers = Sequence[tuple[bytes, bytes]]
+
 
 class RequestHead:
     """A request as it is routed and written upstream."""
 
-    __slots__ = ("authority", "expects_continue", "headers", "host", "keep_alive", "length", "method", "path", "query")
+    __slots__ = (
+        "accepts_trailers",
+        "authority",
+        "expects_continue",
+        "headers",
+        "host",
+        "keep_alive",
+        "length",
+        "method",
+        "path",
+        "query",
+    )
 
     def __init__(
         self,
@@ -26,6 +41,7 @@ class RequestHead:
         length: int,
         keep_alive: bool,
         expects_continue: bool,
+        accepts_trailers: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -43,6 +59,8 @@ class RequestHead:
         """Whether the client wants to go on with the connection."""
         self.expects_continue = expects_continue
         """Whether it waits for `100 Continue` before it sends the body (RFC 9110 section 10.1.1)."""
+        self.accepts_trailers = accepts_trailers
+        """Whether it has said that it reads trailers of the response (RFC 9110 section 10.1.4)."""
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method!r} {self.authority!r} {self.path!r}, length {self.length})"

@@ -43,9 +43,10 @@ def test_a_request_is_written_anew() -> None:
         b"POST /a/b/~c/?q=%41 HTTP/1.1\r\n"
         b"host: WWW.example.com:8443\r\n"
         b"user-agent: test\r\nvia: 1.1 before\r\ncookie: a=b\r\n"
-        b"x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: https\r\nx-request-id: id-1\r\nvia: 1.1 edgefleet\r\n"
+        b"x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: https\r\nx-request-id: id-1\r\n"
+        b"te: trailers\r\nconnection: te\r\nvia: 1.1 edgefleet\r\n"
         b"transfer-encoding: chunked\r\n\r\n"
-        b"3\r\nabc\r\n0\r\n\r\n"
+        b"3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n"
     )
     world.respond(OK)
     assert (world.last.host, world.last.path, world.last.bytes_in) == (b"www.example.com", b"/a/b/~c/", 3)

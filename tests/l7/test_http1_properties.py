@@ -19,7 +19,7 @@ REQUESTS = (
 )
 RESPONSES = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;a\r\n world\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;a\r\n world\r\n0\r\nX-T: 2\r\n\r\n",
     b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
 )
 CHUNK = re.compile(rb"([0-9a-f]+)\r\n")
@@ -43,8 +43,8 @@ def unframed(message: bytes) -> tuple[bytes, bytes]:
         length = int(size[1], 16)
         at = size.end()
         if not length:
-            assert body[at:] == b"\r\n"
-            return head, whole
+            assert body.endswith(b"\r\n")
+            return head, whole + b"|" + body[at:]
         whole += body[at : at + length]
         at += length + 2
 
@@ -68,7 +68,7 @@ def test_a_request_is_the_same_whatever_the_cuts(request: bytes, cuts: list[int]
 def test_a_response_is_the_same_whatever_the_cuts(response: bytes, cuts: list[int]) -> None:
     def run(parts: list[bytes]) -> tuple[tuple[bytes, bytes], list[bool]]:
         world = World().pool()
-        world.request(REQUESTS[0])
+        world.request(REQUESTS[0].replace(b"Accept: */*", b"TE: trailers"))
         for part in parts:
             world.upstream.connection.receive(part)
         return unframed(world.wire.sent), [reusable for _, reusable in world.released]

@@ -1,4 +1,5 @@
-"""Chunked bodies (RFC 9112 section 7.1), strictly: extensions and trailers are checked, bounded, and dropped.
+"""Chunked bodies (RFC 9112 section 7.1), strictly: extensions are checked, bounded, and dropped; so are
+trailers, but for those that are harmless to who might merge them into the head.
 
 ```
  SIZE ──size > 0──▶ DATA ──▶ CRLF ──▶ SIZE
@@ -11,6 +12,7 @@ from enum import Enum, auto
 
 from l7 import limits
 from l7.protocol.http1 import syntax
+from l7.protocol.message import Headers
 from l7.protocol.violation import BadBody
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -32,7 +34,7 @@ class _Expecting(Enum):
 class ChunkedDecoder:
     """Decodes one chunked body; bytes of the next message are left alone."""
 
-    __slots__ = ("_expecting", "_line", "_overhead", "_remaining", "_trailer_bytes")
+    __slots__ = ("_expecting", "_line", "_overhead", "_remaining", "_trailer_bytes", "trailers")
 
     def __init__(self) -> None:
         self._expecting = _Expecting.SIZE
@@ -40,6 +42,8 @@ class ChunkedDecoder:
         self._remaining = 0
         self._overhead = 0
         self._trailer_bytes = 0
+        self.trailers: Headers = []
+        """Once done: those that may be passed on."""
 
     @property
     def done(self) -> bool:
@@ -115,6 +119,8 @@ class ChunkedDecoder:
             raise BadBody("trailer_name_underscore")
         if name in syntax.NO_TRAILER:
             raise BadBody("trailer_forbidden")
+        if name not in syntax.DROPPED_TRAILER:
+            self.trailers.append((name, line[match.end(1) + 1 :].strip(b" \t")))
 
     def _take_size(self, line: bytes) -> None:
         match = _SIZE_LINE.fullmatch(line)

@@ -17,13 +17,16 @@ from l7 import limits
 from l7.protocol.http1 import syntax
 from l7.protocol.http1.body import ChunkedDecoder
 from l7.protocol.http1.head import ResponseHeadReader
-from l7.protocol.message import UNKNOWN, RequestHead
+from l7.protocol.message import UNKNOWN, RequestHead, Trailers
 from l7.protocol.violation import BadBody, BadResponse
 from l7.shell import Transport
 from l7.sides import UpstreamUser
 
 #: RFC 9110 section 7.6.3 asks it of every gateway; it also ends routing loops' mystery.
 _VIA: Final = b"via: 1.1 edgefleet"
+
+#: Only who is told that trailers are read sends some that matter (RFC 9110 sections 6.5.1 and 10.1.4).
+_TRAILERS_READ: Final = b"\r\nte: trailers\r\nconnection: te"
 
 
 class _Reading(Enum):
@@ -99,6 +102,8 @@ class UpstreamConnection:
             framing = b"content-length: %d\r\n\r\n" % length
         else:
             framing = b"\r\n"
+        if head.accepts_trailers:
+            extra += _TRAILERS_READ
         start = b"%b %b%b HTTP/1.1\r\nhost: %b" % (head.method, head.path, head.query, head.authority)
         self._transport.send(b"\r\n".join([start, *map(syntax.field_line, head.headers), extra, _VIA, framing]))
 
@@ -108,10 +113,10 @@ class UpstreamConnection:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._transport.send(data)
 
-    def send_end(self) -> None:
+    def send_end(self, trailers: Trailers = ()) -> None:
         """The body is whole."""
         if self._request_chunked:
-            self._transport.send(b"0\r\n\r\n")
+            self._transport.send(syntax.last_chunk(trailers))
         self._request_open = False
 
     def pause_reading(self) -> None:
@@ -209,7 +214,7 @@ class UpstreamConnection:
             if chunks.done:
                 if consumed < len(data):
                     self._keep_alive = False
-                self._end(exchange)
+                self._end(exchange, chunks.trailers)
                 return
         elif reading is _UNTIL_CLOSE:
             exchange.response_body(data)
@@ -252,11 +257,11 @@ class UpstreamConnection:
             self._reading = _UNTIL_CLOSE
         return data[end:]
 
-    def _end(self, exchange: UpstreamUser) -> None:
+    def _end(self, exchange: UpstreamUser, trailers: Trailers = ()) -> None:
         reusable = self._keep_alive and not self._request_open
         self._reading = _IDLE if reusable else _SPENT
         self.exchange = None
-        exchange.response_end(reusable=reusable)
+        exchange.response_end(reusable=reusable, trailers=trailers)
 
     def _where(self, reading: _Reading) -> str:
         if reading is not _HEAD:

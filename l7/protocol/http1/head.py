@@ -22,7 +22,7 @@ _KEEP_ALIVE: Final = ([b"keep-alive"], [b"Keep-Alive"])
 
 
 def _options(values: list[bytes]) -> frozenset[bytes]:
-    """Options of all `Connection` fields, lower case."""
+    """Options of all these `Connection` or `TE` fields, lower case."""
     return frozenset(option.strip(b" \t") for option in b",".join(values).lower().split(b","))
 
 
@@ -55,12 +55,13 @@ class _Framing:
 class RequestHeadReader(_Framing):
     """Reads the request heads of one client connection."""
 
-    __slots__ = ("_expect", "_hosts", "_known_authority", "_known_host", "_underscore", "method", "target")
+    __slots__ = ("_expect", "_hosts", "_known_authority", "_known_host", "_te", "_underscore", "method", "target")
 
     def __init__(self) -> None:
         super().__init__()
         self._hosts: list[bytes] = []
         self._expect: bytes | None = None
+        self._te = b""
         self._underscore = False
         # A kept-alive connection asks for the same host again and again.
         self._known_authority = b""
@@ -85,6 +86,8 @@ class RequestHeadReader(_Framing):
             self._transfer_encodings.append(value)
         elif name == b"connection":
             self._connection.append(value)
+        elif name == b"te":
+            self._te += b"," + value
         elif name == b"expect":
             self._expect = value if self._expect is None else b""
 
@@ -97,6 +100,7 @@ class RequestHeadReader(_Framing):
         self._clear()
         self._hosts = []
         self._expect = None
+        self._te = b""
         self.method = self.target = b""
         method, target, minor = self._read_request_line(head)
         try:
@@ -127,7 +131,11 @@ class RequestHeadReader(_Framing):
                 raise BadRequest(417, "expectation_unknown")
             # An HTTP/1.0 client's expectation is ignored (RFC 9110 section 10.1.1).
             expects_continue = length != 0 and minor == 1
-        return RequestHead(method, path, query, authority, host, headers, length, keep_alive, expects_continue), minor
+        request = RequestHead(method, path, query, authority, host, headers, length, keep_alive, expects_continue)
+        if self._te:
+            # Of what TE offers, the codings need not be used, and are not (RFC 9110 section 10.1.4).
+            request.accepts_trailers = minor == 1 and b"trailers" in _options([self._te])
+        return request, minor
 
     def _read_request_line(self, head: bytes) -> tuple[bytes, bytes, int]:
         """RFC 9112 section 3: exactly two single spaces; llhttp forgives more of them, and versions of its own."""

@@ -25,7 +25,7 @@ from l7.exchange import Exchange
 from l7.protocol.http1 import syntax
 from l7.protocol.http1.body import ChunkedDecoder
 from l7.protocol.http1.head import RequestHeadReader
-from l7.protocol.message import UNKNOWN, RequestHead, ResponseHead
+from l7.protocol.message import UNKNOWN, RequestHead, ResponseHead, Trailers
 from l7.protocol.violation import BadBody, BadRequest
 from l7.shell import Flow, Services, Transport
 
@@ -65,6 +65,7 @@ class ServerConnection:
         "_response_chunked",
         "_services",
         "_stepping",
+        "_trailers_read",
         "_transport",
         "closing",
         "exchange",
@@ -96,6 +97,7 @@ class ServerConnection:
         self._http11 = True
         self._keep = True
         self._response_chunked = False
+        self._trailers_read = False
         self.set_deadline(limits.CLIENT_IDLE_S)
 
     @property
@@ -216,12 +218,12 @@ class ServerConnection:
             self._paused = False
             self._transport.resume_reading()
 
-    def exchange_over(self, *, whole: bool) -> None:
+    def exchange_over(self, *, whole: bool, trailers: Trailers = ()) -> None:
         """The response's body is complete, and with it the exchange is over. `whole`: the request is complete, too; if
-        not, the connection ends here."""
+        not, the connection ends here. `trailers`: sent to a client that reads them."""
         self.exchange = None
         if self._response_chunked:
-            self._transport.send(b"0\r\n\r\n")
+            self._transport.send(syntax.last_chunk(trailers if self._trailers_read else ()))
         # A goodbye that came after the head was sent waits for the next response: a client that was not told may be
         # sending its next request right now (RFC 9112 section 9.5).
         if not (whole and self._keep):
@@ -303,6 +305,7 @@ class ServerConnection:
         self._empty_lines = 0
         self._http11 = minor == 1
         self._keep = head.keep_alive
+        self._trailers_read = head.accepts_trailers
         exchange = self.exchange = Exchange(self, self._services, self._flow, head)
         length = head.length
         if length == 0:
@@ -353,7 +356,7 @@ class ServerConnection:
             exchange.request_body(body)
         if self._chunks.done and self._reading is _CHUNKED:
             self._reading = _WAITING
-            exchange.request_end()
+            exchange.request_end(self._chunks.trailers)
         return data[consumed:]
 
     def _refuse(self, refused: BadRequest) -> None:

@@ -4,6 +4,8 @@ import re
 from http import HTTPStatus
 from typing import Final
 
+from l7.protocol.message import Trailers
+
 #: Methods that are passed on: those of RFC 9110, WebDAV and PATCH. CONNECT and TRACE are understood and not served; any
 #: other token is not understood (501, RFC 9110 section 9.1).
 METHODS: Final = frozenset(
@@ -33,6 +35,15 @@ EDGE_ONLY_REQUEST: Final = frozenset(
 #: a reader that merges trailers into the head would see another message than one that does not.
 NO_TRAILER: Final = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"http2-settings"}
 
+#: What RFC 9110 section 6.5.1 asks senders not to put behind a body, or what only the edge may say: harmless there,
+#: and not passed on, because a backend that merges trailers into the head would take it for what was never checked.
+DROPPED_TRAILER: Final = EDGE_ONLY_REQUEST | frozenset(
+    b"authorization proxy-authorization www-authenticate proxy-authenticate authentication-info cookie set-cookie "
+    b"age cache-control expires pragma date location retry-after vary warning max-forwards proxy-status via "
+    b"range if-match if-none-match if-modified-since if-unmodified-since if-range origin referer "
+    b"content-encoding content-type content-range content-language content-location".split()
+)
+
 #: Writes a field, given name and value, without the line's end.
 field_line: Final = b": ".join
 
@@ -56,6 +67,13 @@ ABSOLUTE_FORM: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[^?]*)?
 _OBS_FOLD: Final = re.compile(rb"\r\n[ \t]")
 _SPACE_BEFORE_COLON: Final = re.compile(rb"\r\n[^:\r\n]*[ \t]:")
 _HEADER_LINE: Final = re.compile(TOKEN.pattern + rb":")
+
+
+def last_chunk(trailers: Trailers) -> bytes:
+    """The end of a chunked body (RFC 9112 section 7.1)."""
+    if not trailers:
+        return b"0\r\n\r\n"
+    return b"\r\n".join([b"0", *map(field_line, trailers), b"\r\n"])
 
 
 def bare_line_end(part: bytes) -> str | None:
