@@ -10,6 +10,7 @@ PROXY_NAME = "edgefleet"
 #: Stable code per status, for programs. The detail names the exact reason.
 _CODES = {
     400: "bad_request",
+    403: "forbidden",
     404: "not_found",
     408: "request_timeout",
     413: "content_too_large",

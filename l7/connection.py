@@ -14,8 +14,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from l7 import limits
+from l7.client_identity import ClientCertificateUnreadable
 from l7.protocol.http1 import ServerConnection
 from l7.reactor import BROKEN, READ, WRITE, Reactor
+from l7.tls import TlsFacts, TlsTerminator, handshake_reason
+from l7.tls_greeting import Greeting, GreetingFailed
 from l7.transport import WOULD_BLOCK, End, SocketTransport, reason_of
 
 #: A full TLS record (RFC 8446 section 5.1). After one, there is probably more.
@@ -25,7 +28,7 @@ TLS_RECORD_BYTES = 16 * 1024
 class ClientOwner(Protocol):
     """Whoever accepted a client: makes its codec, and keeps count of it."""
 
-    def client_ready(self, client: "ClientSocket", connection: ssl.SSLSocket | None) -> ServerConnection:
+    def client_ready(self, client: "ClientSocket", facts: TlsFacts | None) -> ServerConnection:
         """Make the codec: the connection, and its TLS handshake if it has one, is there."""
 
     def client_gone(self, client: "ClientSocket") -> None:
@@ -38,7 +41,19 @@ class ClientOwner(Protocol):
 class ClientSocket(SocketTransport):
     """A client's connection."""
 
-    __slots__ = ("_handshaking", "_owner", "_recv", "_tls", "address", "codec", "l4_node", "local", "place", "vip")
+    __slots__ = (
+        "_greeting",
+        "_handshaking",
+        "_owner",
+        "_recv",
+        "_tls",
+        "address",
+        "codec",
+        "l4_node",
+        "local",
+        "place",
+        "vip",
+    )
 
     def __init__(
         self,
@@ -50,10 +65,10 @@ class ClientSocket(SocketTransport):
         address: tuple[str, int],
         local: tuple[str, int],
         place: float,
-        wrap: Callable[[socket.socket], ssl.SSLSocket] | None,
+        terminator: TlsTerminator | None,
     ) -> None:
-        """`address` and `local`: the client's address and port, and ours. `place`: in the spread of goodbyes. `wrap`:
-        makes the socket a TLS one; None: plain text."""
+        """`address` and `local`: the client's address and port, and ours. `place`: in the spread of goodbyes.
+        `terminator`: of TLS; None: plain text."""
         self._owner = owner
         self._tls: ssl.SSLSocket | None = None
         self.vip = vip
@@ -63,15 +78,10 @@ class ClientSocket(SocketTransport):
         """Name of the L4 node that brought it, if known."""
         self.place = place
         self.codec: ServerConnection | None = None
-        self._handshaking = wrap is not None
-        if wrap is not None:
-            sock = self._tls = wrap(sock)
+        self._handshaking = terminator is not None
+        self._greeting = Greeting(terminator) if terminator is not None else None
         super().__init__(reactor, sock)
         self._recv: Callable[[int], bytes] = sock.recv
-        if self._tls is not None:
-            # One layer of Python less than recv and send.
-            self._recv = self._tls.read
-            self._send = self._tls.write
 
     def __repr__(self) -> str:
         return f"<ClientSocket {self.address[0]}:{self.address[1]} on {self.vip}: {self._end.value}, {self.codec!r}>"
@@ -148,24 +158,56 @@ class ClientSocket(SocketTransport):
         # the round through epoll, and fetches what OpenSSL has decrypted and no descriptor signals.
         return self._tls is not None and len(data) >= TLS_RECORD_BYTES and self._end is End.NONE
 
+    def _greet(self, greeting: Greeting) -> ssl.SSLSocket | None:
+        """Find out who is called, and let OpenSSL take over. None: not yet, or never."""
+        try:
+            tls = greeting.go_on(self.sock)
+        except GreetingFailed as failed:
+            self._handshaking = False
+            self._owner.handshake_failed(self, failed.reason)
+            if failed.alert:
+                self.send(failed.alert)
+                self.close()
+            else:
+                self.release()
+            return None
+        if tls is not None:
+            # The descriptor is the same: the reactor need not know.
+            self.sock = self._tls = tls
+            self._greeting = None
+            # One layer of Python less than recv and send.
+            self._recv = tls.read
+            self._send = tls.write
+        return tls
+
     def _shake_hands(self) -> None:
         tls = self._tls
-        assert tls is not None  # noqa: S101 - only TLS connections have handshakes
+        if self._greeting is not None:
+            tls = self._greet(self._greeting)
+        if tls is None:
+            return
         try:
             tls.do_handshake()
+            facts = TlsFacts(tls)
         except ssl.SSLWantReadError:
             return
         except ssl.SSLWantWriteError:
             self._blocked = True
             self._note()
             return
-        except OSError as error:
-            self._owner.handshake_failed(self, reason_of(error))
-            self.release()
+        except (OSError, ClientCertificateUnreadable) as error:
+            fallback = reason_of(error) if isinstance(error, OSError) else ""
+            self._owner.handshake_failed(self, handshake_reason(error, fallback))
+            if isinstance(error, ssl.SSLError):
+                # OpenSSL has sent an alert. Closed with unread input, it might never be seen.
+                self._handshaking = False
+                self.close()
+            else:
+                self.release()
             return
         self._handshaking = False
         self.reactor.wheel.clear(self)
-        self.codec = self._owner.client_ready(self, tls)
+        self.codec = self._owner.client_ready(self, facts)
         # The first request may have come with the end of the handshake, and be in OpenSSL's hands already.
         if tls.pending():
             self.reactor.step_soon(self)

@@ -24,7 +24,7 @@ nothing, and knows neither sockets nor clocks nor HTTP/1.1.
 |-----------|-------------------------------|-----------|-------------------------------------------------------------|
 | NEW       | begin, route found            | OPENING   | ask for a connection                                        |
 | NEW       | begin, a probe's path from an L4 node | OVER | 200 or 503, and no record                      |
-| NEW       | begin, refused                | OVER      | own answer 400, 404, 421                                    |
+| NEW       | begin, refused                | OVER      | own answer 400, 403, 404, 421                               |
 | OPENING   | upstream_connected            | AWAITING  | send head and held body; say 100 Continue if awaited        |
 | OPENING   | upstream_failed               | OVER      | own answer 503                                              |
 | OPENING   | request_body                  | OPENING   | hold it, pause the client                                   |
@@ -140,6 +140,7 @@ class Exchange:
             host=head.host,
             path=head.path,
         )
+        self.record.identity = flow.identity
 
     # -- The request ---------------------------------------------------------------------------------------------------
 
@@ -162,7 +163,15 @@ class Exchange:
             # RFC 9110 section 15.5.20: another host's certificate is no promise for this one.
             self._fail(421, Flag.NO_ROUTE, "host_not_covered_by_certificate")
             return
-        target = self._services.routes.match(head.host, path)
+        routes = self._services.routes
+        if routes.client_policy(head.host) != self.flow.client_policy:
+            # The handshake asked for other certificates than this host does, or for none.
+            self._fail(421, Flag.NO_ROUTE, "client_certificate_policy")
+            return
+        if not self.flow.client_allowed:
+            self._fail(403, Flag.UNAUTHORIZED, "client_certificate_not_allowed")
+            return
+        target = routes.match(head.host, path)
         if target is None:
             self._fail(404, Flag.NO_ROUTE, "no_route")
             return

@@ -8,10 +8,10 @@ them finds the new routes and backends. Listeners that did not change are not to
 import logging
 import random
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -30,7 +30,7 @@ from l7.sides import UpstreamSide, UpstreamUser
 from l7.telemetry.access_log import AccessRecord
 from l7.telemetry.log_writer import AccessLogWriter
 from l7.telemetry.metrics import Counters, RequestMetrics
-from l7.tls import CertificateInvalid, CertificateTable, TlsTerminator, cover_of
+from l7.tls import CertificateInvalid, CertificateTable, TlsFacts, TlsTerminator
 from l7.upstream.health import HealthChecker
 from l7.upstream.pool import BackendPool, Server, Upstreams
 from orchestrator.contract.report import ServerHealth
@@ -156,7 +156,9 @@ class Proxy:
             EditionRefused: a certificate cannot be served.
         """
         try:
-            return await trio.to_thread.run_sync(CertificateTable, snapshot.certificates, self.tls.certificates)
+            return await trio.to_thread.run_sync(
+                partial(CertificateTable, snapshot.certificates, snapshot.hosts, previous=self.tls.certificates)
+            )
         except CertificateInvalid as error:
             raise EditionRefused(str(error)) from error
 
@@ -269,23 +271,16 @@ class Proxy:
         if mine >= limits.MAX_CONNECTIONS_PER_CLIENT:
             self._refuse(acceptor, sock, "too_many_connections_of_client")
             return
-        try:
-            client = ClientSocket(
-                self.reactor,
-                sock,
-                self,
-                vip=acceptor.vip,
-                address=address,
-                local=acceptor.bound,
-                place=place_of(self._accepted),
-                wrap=self.tls.wrap if acceptor.tls else None,
-            )
-        except OSError:
-            # Reset before its handshake began: which is how probes for a connection alone end.
-            if not is_probe:
-                self.counters.add('connections_refused{reason="reset"}')
-            sock.close()
-            return
+        client = ClientSocket(
+            self.reactor,
+            sock,
+            self,
+            vip=acceptor.vip,
+            address=address,
+            local=acceptor.bound,
+            place=place_of(self._accepted),
+            terminator=self.tls if acceptor.tls else None,
+        )
         self._accepted += 1
         self.counters.add("probe_connections_accepted" if is_probe else "connections_accepted")
         if self.snapshot is not None:
@@ -311,14 +306,17 @@ class Proxy:
 
     # -- ClientOwner ---------------------------------------------------------------------------------------------------
 
-    def client_ready(self, client: ClientSocket, connection: ssl.SSLSocket | None) -> ServerConnection:
+    def client_ready(self, client: ClientSocket, facts: TlsFacts | None) -> ServerConnection:
         """Make the codec for a connection that can carry requests."""
         flow = Flow(
             client=client.address[0],
             vip=client.vip,
             l4_node=client.l4_node,
-            tls_version=connection.version() if connection is not None else None,
-            cover=cover_of(connection) if connection is not None else None,
+            tls_version=facts.version if facts is not None else None,
+            cover=facts.cover if facts is not None else None,
+            client_policy=facts.client_policy if facts is not None else None,
+            client_allowed=facts is None or facts.client_allowed,
+            identity=facts.identity if facts is not None else None,
             is_probe=client.address[0] in self._probe_sources,
         )
         codec = client.codec = ServerConnection(client, self, flow)

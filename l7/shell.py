@@ -12,6 +12,7 @@ Rules between the two halves:
 
 from typing import Protocol
 
+from l7.client_identity import ClientIdentity
 from l7.routing.hosts import HostCover
 from l7.routing.matcher import Matcher
 from l7.sides import UpstreamSide, UpstreamUser
@@ -83,7 +84,19 @@ class Services(Protocol):
 class Flow:
     """A client's connection, as the access log and the backends get to know it. Immutable by convention."""
 
-    __slots__ = ("client", "cover", "forwarded", "is_probe", "l4_node", "tls", "tls_version", "vip")
+    __slots__ = (
+        "client",
+        "client_allowed",
+        "client_policy",
+        "cover",
+        "forwarded",
+        "identity",
+        "is_probe",
+        "l4_node",
+        "tls",
+        "tls_version",
+        "vip",
+    )
 
     def __init__(
         self,
@@ -93,18 +106,28 @@ class Flow:
         l4_node: str | None = None,
         tls_version: str | None = None,
         cover: HostCover | None = None,
+        client_policy: str | None = None,
+        client_allowed: bool = True,
+        identity: ClientIdentity | None = None,
         is_probe: bool = False,
     ) -> None:
         """`client`: address without port. `l4_node`: name of the node that brought the flow, if known. `tls_version`:
         as `ssl.SSLSocket.version()` gives it, None without TLS. `cover`: hosts of the certificate that was shown.
-        `is_probe`: it comes from an L4 node's own address."""
+        `client_policy`: digest of the client-certificate policy that the handshake followed. `client_allowed`: whether
+        that policy lets this client in. `identity`: of the certificate that the client has shown. `is_probe`: it
+        comes from an L4 node's own address."""
         self.client = client
         self.vip = vip
         self.l4_node = l4_node
         self.tls = tls_version is not None
         self.tls_version = tls_version
         self.cover = cover
+        self.client_policy = client_policy
+        self.client_allowed = client_allowed
+        self.identity = identity
         self.is_probe = is_probe
         proto = b"https" if self.tls else b"http"
         #: Header lines that say where the request came from, ready to be joined into upstream heads.
         self.forwarded = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (client.encode("ascii"), proto)
+        if identity is not None:
+            self.forwarded += identity.header

@@ -73,7 +73,7 @@ class _Paths:
 class Matcher:
     """The routes of a snapshot, immutable. Build a new one aside and swap it in."""
 
-    __slots__ = ("_hosts",)
+    __slots__ = ("_hosts", "_policies")
 
     def __init__(self, hosts: Iterable[Host]) -> None:
         """Compile.
@@ -81,12 +81,25 @@ class Matcher:
         Raises:
             ValueError: a route's path has no normal form, so that no request could ever match it; names the route.
         """
+        hosts = tuple(hosts)
         self._hosts = {host.name.encode("ascii"): _Paths(host) for host in hosts}
+        self._policies = {
+            host.name.encode("ascii"): host.client_certificate.digest
+            for host in hosts
+            if host.client_certificate is not None
+        }
 
     def match(self, host: bytes, path: bytes) -> Target | None:
         """Target for a lower-case host name without port and a normalised path without query; None: no route."""
         paths = self._hosts.get(host) or self._hosts.get(b"*" + host[host.find(b".") :])
         return paths.match(path) if paths is not None else None
+
+    def client_policy(self, host: bytes) -> str | None:
+        """Digest of the client-certificate policy of a lower-case host name without port; None: it has none."""
+        policies = self._policies
+        if not policies:
+            return None
+        return policies.get(host if host in self._hosts else b"*" + host[host.find(b".") :])
 
     def explain(self) -> str:
         """One line per route, in order of priority, for people: `=` is exact, `^` a prefix."""

@@ -10,6 +10,7 @@ from json.encoder import encode_basestring as _quote
 from typing import Final
 
 from l7 import limits
+from l7.client_identity import ClientIdentity
 from l7.telemetry.flags import Flag
 
 #: What JSON leaves alone and a terminal or a line-based collector does not: C1 controls and Unicode's line ends.
@@ -28,6 +29,7 @@ class AccessRecord:
         "duration_s",
         "flags",
         "host",
+        "identity",
         "l4_node",
         "method",
         "path",
@@ -81,6 +83,8 @@ class AccessRecord:
         """From the request head to the end of the response, seconds."""
         self.upstream_s: float | None = None
         """From the connection's being there to the response head, seconds; None if there was none."""
+        self.identity: ClientIdentity | None = None
+        """Of the certificate that the client has shown."""
         self.retries = 0
         self.flags: tuple[Flag, ...] = ()
         self.detail: str | None = None
@@ -117,7 +121,7 @@ def format_line(record: AccessRecord) -> str:
         f'"duration_ms":{record.duration_s * 1000:.3f},"route":{_name(record.route)},'
         f'"backend":{_name(record.backend)},"server":{_name(record.server)},"upstream_ms":{upstream_ms},'
         f'"retries":{record.retries},"flags":"{",".join(record.flags)}","detail":{_name(record.detail)},'
-        f'"tls":{_name(record.tls_version)}}}'
+        f'"tls":{_name(record.tls_version)}{"" if record.identity is None else record.identity.log_fields}}}'
     )
     if line.isascii() and "\x7f" not in line:
         return line

@@ -16,6 +16,8 @@ class Flag(StrEnum):
     """No route for host and path."""
     NO_HEALTHY_UPSTREAM = "UH"
     """The backend has no server to choose from."""
+    UNAUTHORIZED = "UAEX"
+    """The client may not do this; the detail names the rule."""
     UPSTREAM_CONNECTION_FAILURE = "UF"
     """Connecting to the server failed or took too long."""
     UPSTREAM_CONNECTION_TERMINATION = "UC"

@@ -14,9 +14,11 @@ from orchestrator.contract.operator import (
     MAX_CONFIGURATION_FILES,
 )
 
-#: Fields that name a file beside the one that they stand in: of a host, and of a BGP neighbour.
-HOST_FIELDS: Final = ("certificate", "key")
-NEIGHBOR_FIELDS: Final = ("password_file",)
+#: Fields that name a file beside the one that they stand in, and the sections that have such fields, at any depth.
+FILE_FIELDS: Final = frozenset(("ca", "certificate", "key", "password_file"))
+SECTIONS: Final = ("backends", "hosts", "nodes")
+#: Lists and mappings in one another, below a section: `nodes[].bgp.neighbors[]` are five.
+MAX_DEPTH: Final = 8
 
 
 def read_directory(directory: Path) -> dict[str, str]:
@@ -50,17 +52,22 @@ def named_files(text: str) -> Iterator[str]:
         content: Any = YAML(typ="safe").load(text)
     except YAMLError:
         return
-    for host in _mappings(content, "hosts"):
-        yield from (host[field] for field in HOST_FIELDS if isinstance(host.get(field), str))
-    for node in _mappings(content, "nodes"):
-        for neighbor in _mappings(node.get("bgp"), "neighbors"):
-            yield from (neighbor[field] for field in NEIGHBOR_FIELDS if isinstance(neighbor.get(field), str))
+    if isinstance(content, dict):
+        for section in SECTIONS:
+            yield from _named_in(content.get(section), MAX_DEPTH)
 
 
-def _mappings(content: Any, field: str) -> Iterator[dict[str, Any]]:
-    """Those of a list that is a field of a mapping, as far as all of that is what it should be."""
-    entries = content.get(field) if isinstance(content, dict) else None
-    yield from (entry for entry in (entries if isinstance(entries, list) else ()) if isinstance(entry, dict))
+def _named_in(value: Any, depth: int) -> Iterator[str]:
+    if depth and isinstance(value, list):
+        for item in value:
+            yield from _named_in(item, depth - 1)
+    elif depth and isinstance(value, dict):
+        for field, item in value.items():
+            if isinstance(item, str):
+                if field in FILE_FIELDS:
+                    yield item
+            else:
+                yield from _named_in(item, depth - 1)
 
 
 def read_text(path: Path) -> str:

@@ -9,6 +9,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 #: Certificates in one chain file: leaf and intermediates (OpenSSL's default depth is 100; public chains have 3).
 MAX_CHAIN = 10
 
+#: CAs that one file may name: the public ones of an operating system are about 150.
+MAX_AUTHORITIES = 200
+
 
 class CertificateUnusable(Exception):
     """Says what is wrong; `in_key` tells whether it is about the key file."""
@@ -69,6 +72,37 @@ def check_pair(chain_pem: str, key_pem: str) -> KeyPair:
             in_key=True,
         )
     return KeyPair(chain_pem, key_pem, names)
+
+
+def check_authorities(pem: str) -> str:
+    """CAs, one after another; gives their text. Raises CertificateUnusable."""
+    try:
+        authorities = x509.load_pem_x509_certificates(pem.encode())
+        wrong = [each for each in authorities if not _is_authority(each)]
+    except ValueError as error:
+        raise CertificateUnusable(
+            "certificate_unreadable",
+            "this is not a file of PEM certificates",
+            "put the CAs' certificates into one file, one after another",
+        ) from error
+    if len(authorities) > MAX_AUTHORITIES:
+        raise CertificateUnusable(
+            "certificate_unreadable", f"{len(authorities)} CAs, and {MAX_AUTHORITIES} are the most", "name fewer"
+        )
+    if wrong:
+        raise CertificateUnusable(
+            "certificate_not_ca",
+            f"{wrong[0].subject.rfc4514_string()} is not a CA's certificate",
+            "name the CA that signs the certificates, not one that it has signed",
+        )
+    return pem
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
 
 
 def covers(names: tuple[str, ...], host: str) -> bool:

@@ -153,12 +153,21 @@ class RouteEntry(Contract):
         return self
 
 
+class ClientCertificateEntry(Contract):
+    """`hosts[].client_certificate`."""
+
+    ca: str
+    required: bool = True
+    allowed: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...], Field(max_length=1000)] = ()
+
+
 class HostEntry(Contract):
     """`hosts[]`."""
 
     name: HostName
     certificate: str | None = None
     key: str | None = None
+    client_certificate: ClientCertificateEntry | None = None
     routes: Annotated[tuple[RouteEntry, ...], Field(min_length=1)]
 
 

@@ -3,14 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.config.certificates import CertificateUnusable, KeyPair, check_pair, covers
+from orchestrator.config.certificates import CertificateUnusable, KeyPair, check_authorities, check_pair, covers
 from orchestrator.config.configuration import ConfiguredBackend, ConfiguredHost
 from orchestrator.config.document import Document, Place
 from orchestrator.config.entries import Placed, check_fields, names_in, read_list, refuse_repeats
 from orchestrator.config.findings import Findings
 from orchestrator.config.referenced import referenced_text
 from orchestrator.config.schema import TEAM_SECTIONS, BackendEntry, HostEntry, RouteEntry
-from orchestrator.contract.route import Backend, BackendServer, Certificate, Host, PathMatchKind, Route
+from orchestrator.contract.route import (
+    Backend,
+    BackendServer,
+    Certificate,
+    ClientCertificatePolicy,
+    Host,
+    PathMatchKind,
+    Route,
+)
 
 
 @dataclass(slots=True)
@@ -44,7 +52,8 @@ def read_teams(
             certificate = _certificate(host, files, plaintext, findings)
             if certificate is not None:
                 teams.certificates.append(certificate)
-            teams.hosts.append(ConfiguredHost(host=_host(host.value, team), source=host.place.position))
+            policy = _client_certificate(host, files, findings)
+            teams.hosts.append(ConfiguredHost(host=_host(host.value, team, policy), source=host.place.position))
         for backend in backends:
             refuse_repeats(
                 [Placed(server, backend.place.at("servers", i)) for i, server in enumerate(backend.value.servers)],
@@ -134,11 +143,36 @@ def _certificate(
     return Certificate(hosts=(entry.name,), chain_pem=pair.chain_pem, key_pem=pair.key_pem)
 
 
+def _client_certificate(
+    host: Placed[HostEntry], files: Mapping[str, str], findings: Findings
+) -> ClientCertificatePolicy | None:
+    entry = host.value.client_certificate
+    if entry is None:
+        return None
+    place = host.place.at("client_certificate")
+    if host.value.certificate is None:
+        findings.add(
+            "client_certificate_without_tls",
+            place,
+            f"{host.value.name} has no certificate of its own, and asks clients for theirs",
+            "add `certificate:` and `key:`: clients show theirs in a TLS handshake",
+        )
+    authorities = referenced_text(place.at("ca"), entry.ca, files, findings)
+    if authorities is None:
+        return None
+    try:
+        check_authorities(authorities)
+    except CertificateUnusable as error:
+        findings.add(error.code, place.at("ca"), str(error), error.hint)
+        return None
+    return ClientCertificatePolicy(ca_pem=authorities, required=entry.required, allowed=tuple(sorted(entry.allowed)))
+
+
 def _path_in_words(route: RouteEntry) -> str:
     return f"the exact path {route.exact}" if route.exact is not None else f"the prefix {route.prefix}"
 
 
-def _host(entry: HostEntry, team: str) -> Host:
+def _host(entry: HostEntry, team: str, policy: ClientCertificatePolicy | None) -> Host:
     routes = tuple(
         Route(
             name=route.name,
@@ -149,7 +183,7 @@ def _host(entry: HostEntry, team: str) -> Host:
         )
         for route in entry.routes
     )
-    return Host(name=entry.name, owner=team, routes=routes)
+    return Host(name=entry.name, owner=team, routes=routes, client_certificate=policy)
 
 
 def _backend(entry: BackendEntry) -> Backend:

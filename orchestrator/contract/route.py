@@ -1,6 +1,8 @@
 """What a proxy does with a request: listeners, hosts, routes, backends."""
 
+import hashlib
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -43,6 +45,22 @@ class Certificate(Contract):
     key_pem: Annotated[str, Field(repr=False)]
 
 
+class ClientCertificatePolicy(Contract):
+    """Which client certificates a host asks for."""
+
+    ca_pem: str
+    """CAs that sign them; each is trusted by itself, also if it is an intermediate."""
+    required: bool = True
+    """Without: a client may come without one, but not with a wrong one."""
+    allowed: tuple[str, ...] = ()
+    """Subject alternative names, of which a certificate must have one. Empty: whatever those CAs sign."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal policies have equal digests: a connection made under one is good for the other."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
 class Route(Contract):
     """One rule of a host. Priority: exact path, then longest prefix (by path element), then name."""
 
@@ -61,6 +79,8 @@ class Host(Contract):
     owner: Name
     """The team whose file claims the host."""
     routes: Annotated[tuple[Route, ...], Field(min_length=1)]
+    client_certificate: ClientCertificatePolicy | None = None
+    """None: clients are asked for none."""
 
 
 class BackendServer(Contract):

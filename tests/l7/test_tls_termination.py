@@ -1,5 +1,6 @@
 """TLS: the right certificate by name, refusals, deadlines, and certificates that change under way."""
 
+import socket
 import ssl
 
 import pytest
@@ -14,6 +15,7 @@ from tests.l7.live_proxy import (
     LiveBackend,
     Request,
     get,
+    read_all,
     read_response,
     running_proxy,
     self_signed,
@@ -106,7 +108,7 @@ async def test_a_key_that_does_not_match_is_refused_and_the_old_certificates_ser
 
 def test_unchanged_certificates_are_taken_over() -> None:
     before = CertificateTable((CERTIFICATE, OTHER))
-    after = CertificateTable((CERTIFICATE,), before)
+    after = CertificateTable((CERTIFICATE,), previous=before)
     assert after.find(HOST) is before.find(HOST)
     assert after.find("a.shop.example") is None
 
@@ -148,3 +150,53 @@ async def test_large_bodies_pass_tls_both_ways() -> None:
         await stream.aclose()
     assert bytes(received) == body
     assert answer == body
+
+
+def client_hello(name: str = HOST) -> bytes:
+    out = ssl.MemoryBIO()
+    connection = trusting(CERTIFICATE).wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.do_handshake()
+    return out.read()
+
+
+async def test_a_hello_in_pieces_is_waited_for_without_being_looked_at_again_and_again() -> None:
+    hello = client_hello()
+    async with running_proxy(LiveBackend(), certificate=CERTIFICATE) as live, await live.connect() as stream:
+        stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await stream.send_all(hello[:1])
+        await live.settled(lambda: len(live.proxy.clients) == 1)
+        (client,) = live.proxy.clients
+        await live.settled(lambda: client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 5)
+        await stream.send_all(hello[1:100])
+        await live.settled(lambda: client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == len(hello))
+        await stream.send_all(hello[100:-1])
+        assert not isinstance(client.sock, ssl.SSLSocket)
+        await stream.send_all(hello[-1:])
+        with trio.fail_after(5):
+            assert (await stream.receive_some(1000))[0] == 22  # the server's handshake
+        assert client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason", "alert"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "hello_not_tls", b""),
+        (b"", "closed_before_hello", b""),
+        (client_hello()[:100], "closed_in_hello", b""),
+        (client_hello()[:9] + b"\xff" * 600, "hello_malformed", bytes((21, 3, 3, 0, 2, 2, 50))),
+        (client_hello("unknown.example"), "unrecognized_name", bytes((21, 3, 3, 0, 2, 2, 112))),
+    ],
+)
+async def test_who_begins_no_handshake_is_closed_and_counted(sent: bytes, reason: str, alert: bytes) -> None:
+    async with running_proxy(LiveBackend(), certificate=CERTIFICATE) as live:
+        async with await live.connect() as stream:
+            await stream.send_all(sent)
+            try:
+                await stream.send_eof()
+                assert await read_all(stream) == alert
+            except trio.BrokenResourceError:
+                assert not alert
+        await live.settled(lambda: not live.proxy.clients)
+    assert live.proxy.totals()[f'tls_handshakes_failed{{reason="{reason}"}}'] == 1
+    assert live.proxy.totals()["internal_errors"] == 0

@@ -212,6 +212,36 @@ BAD: dict[str, tuple[dict[str, str], str, str, str]] = {
         f"{TEAM_FILE}:3:18 hosts[0].certificate",
         "www.example.com, not shop.example.com",
     ),
+    "CA of clients that is none": (
+        team("    routes:", "    client_certificate: {ca: certs/www.pem}\n    routes:"),
+        "certificate_not_ca",
+        f"{TEAM_FILE}:5:30 hosts[0].client_certificate.ca",
+        "CN=www.example.com is not a CA's certificate",
+    ),
+    "CA of clients that is no certificate": (
+        team("    routes:", "    client_certificate: {ca: certs/www.key}\n    routes:"),
+        "certificate_unreadable",
+        f"{TEAM_FILE}:5:30 hosts[0].client_certificate.ca",
+        "not a file of PEM certificates",
+    ),
+    "CA of clients that is not there": (
+        team("    routes:", "    client_certificate: {ca: certs/ca.pem}\n    routes:"),
+        "file_missing",
+        f"{TEAM_FILE}:5:30 hosts[0].client_certificate.ca",
+        "certs/ca.pem",
+    ),
+    "client certificates without TLS": (
+        files(
+            PLATFORM.replace("pool: edge}", "pool: edge, tls: false}", 1),
+            TEAM.replace(
+                "    certificate: certs/www.pem\n    key: certs/www.key\n",
+                "    client_certificate: {ca: certs/www.pem}\n",
+            ),
+        ),
+        "client_certificate_without_tls",
+        f"{TEAM_FILE}:3:25 hosts[0].client_certificate",
+        "no certificate of its own",
+    ),
     "host claimed twice": (
         files() | {"teams/other/a.yaml": TEAM.replace("certs/", "../shop/certs/").replace("shop-web", "other-web")},
         "host_claimed_twice",

@@ -21,7 +21,10 @@ HOP_BY_HOP: Final = frozenset(
 #: What only the edge may say about a request: never taken over from outside.
 EDGE_ONLY_REQUEST: Final = frozenset(
     (
+        b"client-cert",
+        b"client-cert-chain",
         b"forwarded",
+        b"x-forwarded-client-cert",
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-port",
