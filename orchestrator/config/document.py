@@ -76,6 +76,9 @@ def read_document(path: str, text: str, findings: Findings) -> Document | None:
         )
     except YAMLError as error:
         findings.add("yaml_syntax", path, str(error).splitlines()[0], "the file must be UTF-8 text without controls")
+    except TypeError:
+        # ruamel.yaml looks keys up before it looks at them; one that is a mapping has no hash.
+        findings.add("wrong_shape", path, "a key is a list or a mapping", "a key is text: mind the blank after a colon")
     except RecursionError:
         findings.add("too_deep", path, f"nested deeper than {MAX_DEPTH} levels", "no field needs that")
     except _Unusable as error:

@@ -258,6 +258,7 @@ BAD: dict[str, tuple[dict[str, str], str, str, str]] = {
     "file in no place": (files() | {"owners.yaml": "{}"}, "unknown_file", "owners.yaml", "neither"),
     "file that is too large": (files() | {"a.pem": "x" * (1024 * 1024 + 1)}, "too_large", "a.pem", "bytes"),
     "nesting without end": (files(PLATFORM + "x: " + "[" * 200 + "]" * 200), "too_deep", "platform.yaml", "deeper"),
+    "key that is a mapping": (files(PLATFORM + "x: {y: 1, [{z: 1}]}\n"), "wrong_shape", "platform.yaml", "a mapping"),
     "key that is a number": (files(PLATFORM + "7: x\n"), "wrong_shape", "platform.yaml", "not text"),
 }
 
