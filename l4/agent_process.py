@@ -11,6 +11,7 @@ import trio
 
 from l4.balancer import BalancerAgent
 from l4.capabilities import NotPermitted, effective_capabilities, require_capabilities
+from l4.heap import keep_heap_small
 from l4.redirector import RedirectorAgent
 from l4.reload import answer_reloads, reload_on_hangup
 from l4.sole_agent import AnotherAgentRuns, sole_agent
@@ -73,6 +74,7 @@ def run_to_the_end(
                 bell=agent.bell if isinstance(agent, BalancerAgent) else None,
             )
 
+    keep_heap_small()
     reasons: list[str] = []
     try:
         with sole_agent(role, interface) as claim:

@@ -1,5 +1,6 @@
 """Both agents as they are started in service, on real kernels, BGP and sockets, with no orchestrator anywhere."""
 
+import itertools
 import json
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +111,25 @@ def test_flows_reach_both_proxies_and_carry_full_sized_packets(
     assert metrics['edge_l4_vip_packets_total{vip="web-v6"}'] > 0
     assert metrics['edge_l4_member_packets_total{member="proxy-2"}'] > 0
     assert metrics["edge_l4_flow_table_misses_total"] == 0, "established TCP behind redirectors needs no flow table"
+
+
+def heaps_of_threads(process: int) -> int:
+    """glibc lays each out at a multiple of 64 MiB, and that large (arena.c, HEAP_MAX_SIZE): used, then unused."""
+    size = 64 << 20
+    mappings = []
+    for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+        place, mode, *_ = line.split()
+        begin, end = (int(each, 16) for each in place.split("-"))
+        mappings.append((begin, end, mode))
+    return sum(
+        mode == "rw-p" and not begin % size and unused == (end, begin + size, "---p")
+        for (begin, end, mode), unused in itertools.pairwise(mappings)
+    )
+
+
+def test_threads_of_an_agent_have_no_heaps_of_their_own(edge: Edge) -> None:
+    """`ip netns exec` becomes the agent."""
+    assert [heaps_of_threads(agent.pid) for agent in edge.agents.values()] == [0, 0, 0]
 
 
 def test_a_restarted_agent_leaves_table_program_and_announcements_as_they_are(
