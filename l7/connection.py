@@ -52,6 +52,7 @@ class ClientSocket(SocketTransport):
         "l4_node",
         "local",
         "place",
+        "trusted_hops",
         "vip",
     )
 
@@ -76,6 +77,8 @@ class ClientSocket(SocketTransport):
         self.local = local
         self.l4_node: str | None = None
         """Name of the L4 node that brought it, if known."""
+        self.trusted_hops = 0
+        """As its acceptor has it."""
         self.place = place
         self.codec: ServerConnection | None = None
         self._handshaking = terminator is not None

@@ -46,6 +46,7 @@ from typing import Final
 
 from l7 import limits
 from l7.answer import error_answer
+from l7.forwarded import Unbelievable, told_origin
 from l7.protocol.message import RequestHead, ResponseHead, Trailers
 from l7.routing.path import PathRefused, normalise
 from l7.shell import Flow, Services
@@ -178,7 +179,8 @@ class Exchange:
         record.route = target.route
         record.backend = self._backend = target.backend
         self._timeout_s = target.timeout_s
-        self._extra = self.flow.forwarded + b"x-request-id: " + record.request_id.encode("ascii")
+        forwarded = self._ask_hops() if self.flow.trusted_hops else self.flow.forwarded
+        self._extra = forwarded + b"x-request-id: " + record.request_id.encode("ascii")
         self._open(fresh=False)
 
     def refuse(self, status: int, reason: str) -> None:
@@ -360,6 +362,17 @@ class Exchange:
             self._client.set_deadline(limits.STREAM_IDLE_S)
 
     # -- Inside --------------------------------------------------------------------------------------------------------
+
+    def _ask_hops(self) -> bytes:
+        """Where the request came from, by the word of the hops before this one."""
+        flow = self.flow
+        try:
+            origin = told_origin(flow.client, tls=flow.tls, claims=self._head.claims, trusted_hops=flow.trusted_hops)
+        except Unbelievable:
+            self._services.count("forwarded_for_unbelievable")
+            return flow.forwarded
+        self.record.client = origin.client
+        return origin.lines if flow.identity is None else origin.lines + flow.identity.header
 
     def _open(self, *, fresh: bool) -> None:
         self.phase = _OPENING

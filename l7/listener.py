@@ -55,7 +55,7 @@ class Door(Protocol):
 class Acceptor(Pollable):
     """Accepts connections on one listening socket, a few per step."""
 
-    __slots__ = ("_door", "_reactor", "bound", "sock", "tls", "vip")
+    __slots__ = ("_door", "_reactor", "bound", "sock", "tls", "trusted_hops", "vip")
 
     def __init__(
         self, reactor: Reactor, sock: socket.socket, door: Door, *, vip: str, tls: bool, bound: tuple[str, int]
@@ -68,6 +68,8 @@ class Acceptor(Pollable):
         self.bound = bound
         self.vip = vip
         self.tls = tls
+        self.trusted_hops = 0
+        """Before this proxy, on the way of those who connect here; see `l7.forwarded`."""
 
     def __repr__(self) -> str:
         return f"<Acceptor {self.vip} on {self.bound[0]} port {self.bound[1]}>"

@@ -210,7 +210,7 @@ class Proxy:
                 )
                 self._acceptors[bound] = acceptor
                 acceptor.start()
-            acceptor.vip, acceptor.tls = listener.vip, listener.tls
+            acceptor.vip, acceptor.tls, acceptor.trusted_hops = listener.vip, listener.tls, listener.trusted_hops
         self.discard()
 
     def _close_acceptor(self, bound: Bound) -> None:
@@ -281,6 +281,7 @@ class Proxy:
             place=place_of(self._accepted),
             terminator=self.tls if acceptor.tls else None,
         )
+        client.trusted_hops = acceptor.trusted_hops
         self._accepted += 1
         self.counters.add("probe_connections_accepted" if is_probe else "connections_accepted")
         if self.snapshot is not None:
@@ -318,6 +319,7 @@ class Proxy:
             client_allowed=facts is None or facts.client_allowed,
             identity=facts.identity if facts is not None else None,
             is_probe=client.address[0] in self._probe_sources,
+            trusted_hops=client.trusted_hops,
         )
         codec = client.codec = ServerConnection(client, self, flow)
         if self.farewell is not None:

@@ -13,6 +13,7 @@ Rules between the two halves:
 from typing import Protocol
 
 from l7.client_identity import ClientIdentity
+from l7.forwarded import direct_origin
 from l7.routing.hosts import HostCover
 from l7.routing.matcher import Matcher
 from l7.sides import UpstreamSide, UpstreamUser
@@ -95,6 +96,7 @@ class Flow:
         "l4_node",
         "tls",
         "tls_version",
+        "trusted_hops",
         "vip",
     )
 
@@ -110,12 +112,13 @@ class Flow:
         client_allowed: bool = True,
         identity: ClientIdentity | None = None,
         is_probe: bool = False,
+        trusted_hops: int = 0,
     ) -> None:
         """`client`: address without port. `l4_node`: name of the node that brought the flow, if known. `tls_version`:
         as `ssl.SSLSocket.version()` gives it, None without TLS. `cover`: hosts of the certificate that was shown.
         `client_policy`: digest of the client-certificate policy that the handshake followed. `client_allowed`: whether
         that policy lets this client in. `identity`: of the certificate that the client has shown. `is_probe`: it
-        comes from an L4 node's own address."""
+        comes from an L4 node's own address. `trusted_hops`: before this proxy; see `l7.forwarded`."""
         self.client = client
         self.vip = vip
         self.l4_node = l4_node
@@ -126,8 +129,8 @@ class Flow:
         self.client_allowed = client_allowed
         self.identity = identity
         self.is_probe = is_probe
-        proto = b"https" if self.tls else b"http"
+        self.trusted_hops = trusted_hops
         #: Header lines that say where the request came from, ready to be joined into upstream heads.
-        self.forwarded = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (client.encode("ascii"), proto)
+        self.forwarded = direct_origin(client, tls=self.tls).lines
         if identity is not None:
             self.forwarded += identity.header

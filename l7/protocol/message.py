@@ -20,6 +20,7 @@ class RequestHead:
     __slots__ = (
         "accepts_trailers",
         "authority",
+        "claims",
         "expects_continue",
         "headers",
         "host",
@@ -28,6 +29,7 @@ class RequestHead:
         "method",
         "path",
         "query",
+        "version",
     )
 
     def __init__(
@@ -61,6 +63,11 @@ class RequestHead:
         """Whether it waits for `100 Continue` before it sends the body (RFC 9110 section 10.1.1)."""
         self.accepts_trailers = accepts_trailers
         """Whether it has said that it reads trailers of the response (RFC 9110 section 10.1.4)."""
+        self.claims: Headers = []
+        """What it says about where it came from (X-Forwarded-For, ...), which is not in `headers`: to be believed of
+        trusted hops only."""
+        self.version = b"1.1"
+        """As `Via` has it (RFC 9110 section 7.6.3)."""
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method!r} {self.authority!r} {self.path!r}, length {self.length})"

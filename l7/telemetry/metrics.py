@@ -21,6 +21,7 @@ _HELP = {
     "request_body_bytes": "Bytes of request bodies, without framing.",
     "response_body_bytes": "Bytes of response bodies, without framing.",
     "responses": "Responses by backend (- if none was chosen) and class of their status (none if the client saw none).",
+    "forwarded_for_unbelievable": "Requests that came around a trusted hop: X-Forwarded-For has too few addresses.",
     "response_flags": "Requests by response flag.",
     "requests_refused": "Requests that broke a rule of their protocol, by the name of the rule.",
     "request_seconds_bucket": "Requests that took at most le seconds.",

@@ -11,7 +11,7 @@ from orchestrator.config.schema import DEFAULT_SLOW_START_S, DEFAULT_UNCOUNTED_S
 from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
 from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT, Encapsulation, Probe
-from orchestrator.contract.route import Backend, Certificate, Host, Seconds
+from orchestrator.contract.route import Backend, Certificate, Host, Seconds, TrustedHops
 from orchestrator.contract.snapshot import Bgp
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
@@ -82,6 +82,8 @@ class ConfiguredVip(Contract):
     tls: bool
     flow_hash: FlowHash = FlowHash.FLOW
     quic: bool = False
+    trusted_hops: TrustedHops = 0
+    """Of a `terminate` VIP; see `contract.route.Listener`."""
     sites: tuple[Name, ...] = ()
     """Whose L4 nodes announce and forward it, sorted; all if empty."""
 

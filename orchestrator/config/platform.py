@@ -201,5 +201,6 @@ def _vip(entry: VipEntry) -> ConfiguredVip:
         tls=entry.tls,
         flow_hash=entry.hash,
         quic=entry.quic,
+        trusted_hops=entry.trusted_hops,
         sites=tuple(sorted(set(entry.sites or ()))),
     )

@@ -17,7 +17,7 @@ from orchestrator.contract.pool import (
     Encapsulation,
     Probe,
 )
-from orchestrator.contract.route import HealthCheck, HostName, Seconds
+from orchestrator.contract.route import HealthCheck, HostName, Seconds, TrustedHops
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 #: Seconds that a drain without a deadline leaves to flows that nobody can count: as long as a UDP mapping lives that
@@ -119,6 +119,8 @@ class VipEntry(Contract):
     tls: bool = True
     hash: FlowHash = FlowHash.FLOW
     quic: bool = False
+    trusted_hops: TrustedHops = 0
+    """Proxies before ours whose word on the client's address is taken."""
     sites: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Whose L4 nodes announce it. None: all."""
 

@@ -69,6 +69,13 @@ def _check_mode(entry: Placed[VipEntry], findings: Findings) -> None:
     if vip.quic and vip.protocol is not Protocol.UDP:
         findings.add("not_applicable", entry.place.at("quic"), "QUIC runs over UDP", "add `protocol: udp`")
     if vip.mode is not VipMode.TERMINATE:
+        if vip.trusted_hops:
+            findings.add(
+                "not_applicable",
+                entry.place.at("trusted_hops"),
+                f"nobody reads X-Forwarded-For of a {vip.mode} VIP: its packets are forwarded as they are",
+                "remove `trusted_hops`",
+            )
         return
     first, last = vip.ports
     hint = f"give each its own VIP, or forward all as they are: `mode: {VipMode.PASSTHROUGH}`"

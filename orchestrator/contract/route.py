@@ -21,6 +21,10 @@ HostName = Annotated[
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
+#: More proxies in a row than anyone has; Envoy's `xff_num_trusted_hops` has no bound.
+TrustedHops = Annotated[int, Field(ge=0, le=8)]
+
+
 class PathMatchKind(StrEnum):
     """How a route's path is compared (Gateway API: HTTPPathMatch)."""
 
@@ -35,6 +39,8 @@ class Listener(Contract):
     address: Address
     port: Port
     tls: bool
+    trusted_hops: TrustedHops = 0
+    """Proxies before this one whose word on the client's address is taken (X-Forwarded-For). 0: nobody's."""
 
 
 class Certificate(Contract):

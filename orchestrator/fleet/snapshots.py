@@ -125,7 +125,7 @@ class Compilation:
             version=self.fleet.revision,
             node=member.name,
             listeners=tuple(
-                Listener(vip=vip.name, address=vip.address, port=vip.port, tls=vip.tls)
+                Listener(vip=vip.name, address=vip.address, port=vip.port, tls=vip.tls, trusted_hops=vip.trusted_hops)
                 for vip in configuration.vips
                 if vip.mode is VipMode.TERMINATE and vip.pool in pools
             ),

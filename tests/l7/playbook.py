@@ -79,7 +79,14 @@ class World:
     """One client connection, the services around it, and the upstream connections that it was given."""
 
     def __init__(
-        self, *, tls: bool = False, cover: tuple[str, ...] | None = None, closing: bool = False, is_probe: bool = False
+        self,
+        *,
+        tls: bool = False,
+        cover: tuple[str, ...] | None = None,
+        closing: bool = False,
+        is_probe: bool = False,
+        client: str = "192.0.2.7",
+        trusted_hops: int = 0,
     ) -> None:
         self.routes = Matcher(HOSTS)
         self.is_serving = True
@@ -93,12 +100,13 @@ class World:
         self.idle: UpstreamConnection | None = None
         self.wire = Wire()
         flow = Flow(
-            client="192.0.2.7",
+            client=client,
             vip="web-v4",
             l4_node="l4-1",
             tls_version="TLSv1.3" if tls else None,
             cover=HostCover(cover) if cover is not None else None,
             is_probe=is_probe,
+            trusted_hops=trusted_hops,
         )
         self.client = ServerConnection(self.wire, self, flow, closing=closing)
 

@@ -107,6 +107,14 @@ BAD_VIPS = {
         ["address: 203.0.113.10, port: 443, quic: true"],
         ("not_applicable", "platform.yaml:12:46 vips[0].quic", "add `protocol: udp`"),
     ),
+    "hops before packets that nobody reads": (
+        ["address: 203.0.113.10, port: 443, mode: passthrough, trusted_hops: 1"],
+        ("not_applicable", "platform.yaml:12:73 vips[0].trusted_hops", "remove `trusted_hops`"),
+    ),
+    "more hops than anyone has": (
+        ["address: 203.0.113.10, port: 443, mode: terminate, trusted_hops: 9"],
+        ("invalid_value", "platform.yaml:12:71 vips[0].trusted_hops", "8"),
+    ),
     "block that is terminated": (
         ["address: 203.0.113.0/28, port: 443, mode: terminate"],
         ("one_address", "platform.yaml:12:15 vips[0].address", "16 addresses, and a proxy terminates at one"),

@@ -35,6 +35,7 @@ VIPS: dict[str, tuple[dict[str, Any], str, str]] = {
     "any port": ({"port": 1, "last_port": 65535}, "203.0.113.10:any", "passthrough"),
     "UDP": ({"protocol": "udp"}, "203.0.113.10:443 udp", "passthrough"),
     "QUIC": ({"protocol": "udp", "quic": True}, "203.0.113.10:443 udp", "passthrough, quic"),
+    "behind others": ({"mode": "terminate", "trusted_hops": 2}, "203.0.113.10:443", "terminate, tls, 2 trusted hops"),
     "by source": ({"flow_hash": "source"}, "203.0.113.10:443", "passthrough, by source"),
 }
 

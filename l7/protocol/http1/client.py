@@ -22,8 +22,8 @@ from l7.protocol.violation import BadBody, BadResponse
 from l7.shell import Transport
 from l7.sides import UpstreamUser
 
-#: RFC 9110 section 7.6.3 asks it of every gateway; it also ends routing loops' mystery.
-_VIA: Final = b"via: 1.1 edgefleet"
+#: RFC 9110 section 7.6.3 asks it of every gateway; it also ends routing loops' mystery. By the client's version.
+_VIA: Final = {version: b"via: %b edgefleet" % version for version in (b"1.0", b"1.1", b"2", b"3")}
 
 #: Only who is told that trailers are read sends some that matter (RFC 9110 sections 6.5.1 and 10.1.4).
 _TRAILERS_READ: Final = b"\r\nte: trailers\r\nconnection: te"
@@ -105,7 +105,9 @@ class UpstreamConnection:
         if head.accepts_trailers:
             extra += _TRAILERS_READ
         start = b"%b %b%b HTTP/1.1\r\nhost: %b" % (head.method, head.path, head.query, head.authority)
-        self._transport.send(b"\r\n".join([start, *map(syntax.field_line, head.headers), extra, _VIA, framing]))
+        self._transport.send(
+            b"\r\n".join([start, *map(syntax.field_line, head.headers), extra, _VIA[head.version], framing])
+        )
 
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body, framed."""

@@ -17,6 +17,8 @@ from l7.protocol.violation import BadRequest, BadResponse
 
 _METHODS: Final = syntax.METHODS
 
+_CLAIMS: Final = syntax.CLAIMS
+
 #: What nearly all `Connection` fields say; they name no header.
 _KEEP_ALIVE: Final = ([b"keep-alive"], [b"Keep-Alive"])
 
@@ -55,13 +57,24 @@ class _Framing:
 class RequestHeadReader(_Framing):
     """Reads the request heads of one client connection."""
 
-    __slots__ = ("_expect", "_hosts", "_known_authority", "_known_host", "_te", "_underscore", "method", "target")
+    __slots__ = (
+        "_claims",
+        "_expect",
+        "_hosts",
+        "_known_authority",
+        "_known_host",
+        "_te",
+        "_underscore",
+        "method",
+        "target",
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self._hosts: list[bytes] = []
         self._expect: bytes | None = None
         self._te = b""
+        self._claims: Headers = []
         self._underscore = False
         # A kept-alive connection asks for the same host again and again.
         self._known_authority = b""
@@ -86,6 +99,8 @@ class RequestHeadReader(_Framing):
             self._transfer_encodings.append(value)
         elif name == b"connection":
             self._connection.append(value)
+        elif name in _CLAIMS:
+            self._claims.append((name, value))
         elif name == b"te":
             self._te += b"," + value
         elif name == b"expect":
@@ -101,6 +116,8 @@ class RequestHeadReader(_Framing):
         self._hosts = []
         self._expect = None
         self._te = b""
+        if self._claims:
+            self._claims = []
         self.method = self.target = b""
         method, target, minor = self._read_request_line(head)
         try:
@@ -135,6 +152,10 @@ class RequestHeadReader(_Framing):
         if self._te:
             # Of what TE offers, the codings need not be used, and are not (RFC 9110 section 10.1.4).
             request.accepts_trailers = minor == 1 and b"trailers" in _options([self._te])
+        if self._claims:
+            request.claims = self._claims
+        if minor == 0:
+            request.version = b"1.0"
         return request, minor
 
     def _read_request_line(self, head: bytes) -> tuple[bytes, bytes, int]:

@@ -34,6 +34,9 @@ EDGE_ONLY_REQUEST: Final = frozenset(
     )
 )
 
+#: Of these, what trusted hops may say.
+CLAIMS: Final = frozenset((b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
+
 #: What frames or routes a message, or speaks of the connection, has no place behind its body (RFC 9110 section 6.5.1):
 #: a reader that merges trailers into the head would see another message than one that does not.
 NO_TRAILER: Final = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"http2-settings"}
