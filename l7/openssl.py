@@ -19,6 +19,18 @@ _SESS_CACHE_OFF: Final = 0
 MAX_SESSION_CONTEXT: Final = 32
 
 
+#: `int (SSL *, unsigned char name[16], unsigned char iv[], EVP_CIPHER_CTX *, EVP_MAC_CTX *, int sealing)`
+TICKET_CALLBACK: Final = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int,
+)
+
+
 class OpenSslUnreachable(Exception):
     """Python's OpenSSL is not one that this module knows: TLS cannot be served safely by this interpreter."""
 
@@ -36,6 +48,8 @@ def _library() -> ctypes.CDLL:
     library.SSL_CTX_ctrl.restype = ctypes.c_long
     library.SSL_CTX_set_session_id_context.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint]
     library.SSL_CTX_set_session_id_context.restype = ctypes.c_int
+    library.SSL_CTX_set_tlsext_ticket_key_evp_cb.argtypes = [ctypes.c_void_p, TICKET_CALLBACK]
+    library.SSL_CTX_set_tlsext_ticket_key_evp_cb.restype = ctypes.c_int
     return library
 
 
@@ -70,3 +84,13 @@ def bind_sessions(context: ssl.SSLContext, name: bytes) -> None:
     """
     if _LIBSSL.SSL_CTX_set_session_id_context(pointer_to(context), name, len(name)) != 1:
         raise ValueError(f"a session context of {len(name)} bytes: 1 to {MAX_SESSION_CONTEXT} are possible")
+
+
+def set_ticket_callback(context: ssl.SSLContext, callback: "ctypes._FuncPointer") -> None:
+    """Have it called for each session ticket that is sealed or opened. It must live as long as the context.
+
+    Raises:
+        OpenSslUnreachable: OpenSSL takes none.
+    """
+    if _LIBSSL.SSL_CTX_set_tlsext_ticket_key_evp_cb(pointer_to(context), callback) != 1:
+        raise OpenSslUnreachable("OpenSSL takes no callback for session tickets")

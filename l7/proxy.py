@@ -47,6 +47,9 @@ OVERLOADED = (
 
 PROTOCOL = "http/1.1"
 
+_RESUMED = 'tls_handshakes{kind="resumed"}'
+_FULL = 'tls_handshakes{kind="full"}'
+
 #: Address and port of a listening socket.
 Bound = tuple[str, int]
 
@@ -186,6 +189,7 @@ class Proxy:
         self._probe_sources = frozenset(str(address) for address in edition.snapshot.probe_sources)
         self.routes = edition.routes
         self.tls.certificates = edition.certificates
+        self.tls.tickets.use(edition.snapshot.ticket_keys)
         self.upstreams.swap(edition.backends)
         if self._health is not None:
             self._health.follow(edition.backends)
@@ -309,6 +313,8 @@ class Proxy:
 
     def client_ready(self, client: ClientSocket, facts: TlsFacts | None) -> ServerConnection:
         """Make the codec for a connection that can carry requests."""
+        if facts is not None:
+            self.counters.add(_RESUMED if facts.resumed else _FULL)
         flow = Flow(
             client=client.address[0],
             vip=client.vip,
@@ -394,6 +400,7 @@ class Proxy:
                 "access_log_dropped": self.log_writer.dropped,
                 "internal_errors": self.reactor.failures,
                 "tls_names_refused": self.tls.refused_names,
+                "tls_tickets_unknown": self.tls.tickets.unknown,
                 "balance_panics": sum(pool.balancer.panics for pool in self.upstreams.backends.values()),
             }
         )

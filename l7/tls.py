@@ -19,6 +19,7 @@ from l7 import openssl
 from l7.client_identity import ClientCertificateUnreadable, ClientIdentity
 from l7.protocol.client_hello import ClientHello
 from l7.routing.hosts import HostCover
+from l7.tls_tickets import Tickets
 from orchestrator.contract.route import Certificate, ClientCertificatePolicy, Host
 
 #: RFC 9325 section 4.2, without the CBC and RSA key exchange suites. TLS 1.3 suites are OpenSSL's defaults.
@@ -50,6 +51,8 @@ class ServerContext(ssl.SSLContext):
 
     cover: HostCover | None = None
     policy: ClientCertificatePolicy | None = None
+    tickets: Tickets | None = None
+    """Kept, because OpenSSL calls it back."""
 
 
 #: What a context is made of: certificates for one name, and what clients must show.
@@ -65,7 +68,7 @@ def _server_context() -> ServerContext:
     return context
 
 
-def _load(recipe: Recipe) -> ServerContext:
+def _load(recipe: Recipe, tickets: Tickets) -> ServerContext:
     certificates, policy = recipe
     context = _server_context()
     for certificate in certificates:
@@ -76,6 +79,8 @@ def _load(recipe: Recipe) -> ServerContext:
         _ask_for_certificates(context, policy, certificates[0])
     openssl.forget_sessions(context)
     openssl.bind_sessions(context, _session_context(recipe))
+    context.tickets = tickets
+    tickets.seal(context)
     return context
 
 
@@ -123,12 +128,15 @@ class CertificateTable:
         hosts: Iterable[Host] = (),
         *,
         previous: "CertificateTable | None" = None,
+        tickets: Tickets | None = None,
     ) -> None:
-        """Make every context, taking unchanged ones over from `previous`.
+        """Make every context, taking unchanged ones over from `previous`. `tickets`: what seals sessions; the same for
+        `previous`.
 
         Raises:
             CertificateInvalid: a chain, key or CA does not parse, or chain and key do not belong together.
         """
+        self.tickets: Tickets = tickets or (previous.tickets if previous else Tickets())
         known: Mapping[Recipe, ServerContext] = previous.contexts if previous else {}
         self.contexts: dict[Recipe, ServerContext] = {}
         self._names: dict[str, ServerContext] = {}
@@ -142,7 +150,7 @@ class CertificateTable:
             if serving is not None:
                 recipe = serving, policies.get(name, policies.get(_wildcard_of(name)))
                 if recipe not in self.contexts:
-                    self.contexts[recipe] = known.get(recipe) or _load(recipe)
+                    self.contexts[recipe] = known.get(recipe) or _load(recipe, self.tickets)
                 self._names[name] = self.contexts[recipe]
 
     def __repr__(self) -> str:
@@ -162,7 +170,8 @@ class TlsTerminator:
     """Chooses contexts for handshakes. One per worker, for its whole life."""
 
     def __init__(self) -> None:
-        self.certificates = CertificateTable()
+        self.tickets = Tickets()
+        self.certificates = CertificateTable(tickets=self.tickets)
         """What new handshakes use. Established connections keep what they have."""
         self.refused_names = 0
         """Handshakes refused because no certificate serves the name, or none was sent."""
@@ -178,7 +187,7 @@ class TlsTerminator:
 class TlsFacts:
     """What a finished handshake has settled."""
 
-    __slots__ = ("client_allowed", "client_policy", "cover", "identity", "version")
+    __slots__ = ("client_allowed", "client_policy", "cover", "identity", "resumed", "version")
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         """Raises ClientCertificateUnreadable: the client's certificate was verified, and makes no sense."""
@@ -186,6 +195,7 @@ class TlsFacts:
         assert isinstance(context, ServerContext)  # noqa: S101 - every server connection's is
         policy = context.policy
         self.version = connection.version()
+        self.resumed = bool(connection.session_reused)
         self.cover = context.cover
         """The hosts of the certificate that was shown."""
         self.identity: ClientIdentity | None = None

@@ -27,7 +27,9 @@ _HELP = {
     "request_seconds_bucket": "Requests that took at most le seconds.",
     "connections_accepted": "Client connections accepted.",
     "connections_refused": "Client connections refused, by reason.",
+    "tls_handshakes": "TLS handshakes that succeeded: full ones, and sessions resumed.",
     "tls_handshakes_failed": "TLS handshakes that failed, by reason.",
+    "tls_tickets_unknown": "Session tickets under keys that are not known: aged out, or not of this fleet.",
     "worker_restarts": "Workers that ended by themselves and were started again.",
     "access_log_dropped": "Access-log records dropped because the log could not be written fast enough.",
 }

@@ -49,6 +49,8 @@ def load_configuration(files: Mapping[str, str]) -> Configuration:
         owners_per_row=platform.forwarding.owners_per_row,
         spread_s=platform.drain.spread_s,
         uncounted_s=platform.drain.uncounted_s,
+        ticket_key_s=platform.tls.ticket_keys.rotate_s,
+        older_ticket_keys=platform.tls.ticket_keys.older,
     )
 
 

@@ -7,7 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.config.schema import DEFAULT_SLOW_START_S, DEFAULT_UNCOUNTED_S
+from orchestrator.config.schema import (
+    DEFAULT_OLDER_TICKET_KEYS,
+    DEFAULT_SLOW_START_S,
+    DEFAULT_TICKET_KEY_S,
+    DEFAULT_UNCOUNTED_S,
+)
 from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
 from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT, Encapsulation, Probe
@@ -123,6 +128,10 @@ class Configuration(Contract):
     spread_s: Seconds = 10.0
     uncounted_s: Seconds = DEFAULT_UNCOUNTED_S
     """How long a drain without a deadline leaves to flows that nobody can count."""
+    ticket_key_s: Seconds = DEFAULT_TICKET_KEY_S
+    """How long a key issues TLS session tickets."""
+    older_ticket_keys: int = DEFAULT_OLDER_TICKET_KEYS
+    """How many keys are accepted after they have issued."""
 
     @property
     def digest(self) -> str:

@@ -32,7 +32,7 @@ def _lines(before: Configuration, after: Configuration) -> Iterator[str]:
     )
     backends = tuple(entry.backend for entry in before.backends), tuple(entry.backend for entry in after.backends)
     yield from _entries("backend", *backends, lambda backend: backend.name)
-    for name in ("rows", "owners_per_row", "spread_s", "uncounted_s"):
+    for name in ("rows", "owners_per_row", "spread_s", "uncounted_s", "ticket_key_s", "older_ticket_keys"):
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             yield f"{name}: {old} → {new}"

@@ -23,6 +23,7 @@ from orchestrator.config.schema import (
     NodeEntry,
     PoolEntry,
     SiteEntry,
+    TlsEntry,
     VipEntry,
 )
 from orchestrator.config.sites import all_sites, check_sites
@@ -45,6 +46,7 @@ class Platform:
     vips: tuple[ConfiguredVip, ...] = ()
     forwarding: ForwardingEntry = field(default_factory=ForwardingEntry)
     drain: DrainEntry = field(default_factory=DrainEntry)
+    tls: TlsEntry = field(default_factory=TlsEntry)
 
 
 def read_platform(document: Document, files: Mapping[str, str], findings: Findings) -> Platform:
@@ -56,6 +58,7 @@ def read_platform(document: Document, files: Mapping[str, str], findings: Findin
     vips = read_list(document, "vips", VipEntry, findings)
     forwarding = read_one(document, "forwarding", ForwardingEntry, findings)
     drain = read_one(document, "drain", DrainEntry, findings)
+    tls = read_one(document, "tls", TlsEntry, findings)
     _check_nodes(nodes, findings)
     check_sites(sites, nodes, vips, names_in(document, "sites"), findings)
     check_pools(pools, nodes, names_in(document, "nodes"), findings)
@@ -72,6 +75,7 @@ def read_platform(document: Document, files: Mapping[str, str], findings: Findin
         vips=tuple(_vip(entry.value) for entry in vips),
         forwarding=forwarding.value if forwarding else ForwardingEntry(),
         drain=drain.value if drain else DrainEntry(),
+        tls=tls.value if tls else TlsEntry(),
     )
 
 

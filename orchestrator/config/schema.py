@@ -27,6 +27,11 @@ DEFAULT_UNCOUNTED_S = 300.0
 #: Seconds over which a member that comes back is given its share of new flows again: HAProxy's usual `slowstart`.
 DEFAULT_SLOW_START_S = 10.0
 
+#: Seconds for which a key issues TLS session tickets, and how many keys are accepted after they have issued. nginx's
+#: advice is to rotate some times a day; Cloudflare accepts a key for 18 h.
+DEFAULT_TICKET_KEY_S = 43200.0
+DEFAULT_OLDER_TICKET_KEYS = 2
+
 #: The word that switches a pool's probes off.
 NO_PROBE = "none"
 
@@ -139,6 +144,19 @@ class DrainEntry(Contract):
     uncounted_s: Seconds = DEFAULT_UNCOUNTED_S
 
 
+class TicketKeysEntry(Contract):
+    """`tls.ticket_keys`."""
+
+    rotate_s: Annotated[float, Field(ge=60, le=86400)] = DEFAULT_TICKET_KEY_S
+    older: Annotated[int, Field(ge=0, le=10)] = DEFAULT_OLDER_TICKET_KEYS
+
+
+class TlsEntry(Contract):
+    """`tls`."""
+
+    ticket_keys: TicketKeysEntry = TicketKeysEntry()
+
+
 class RouteEntry(Contract):
     """`hosts[].routes[]`: exactly one of `prefix` and `exact`."""
 
@@ -197,6 +215,7 @@ PLATFORM_SECTIONS: dict[str, tuple[type[Contract], bool]] = {
     "vips": (VipEntry, True),
     "forwarding": (ForwardingEntry, False),
     "drain": (DrainEntry, False),
+    "tls": (TlsEntry, False),
 }
 TEAM_SECTIONS: dict[str, tuple[type[Contract], bool]] = {
     "hosts": (HostEntry, True),

@@ -11,6 +11,7 @@ from orchestrator.contract.guard import Guard
 from orchestrator.contract.node import AgentRole, Announcement
 from orchestrator.contract.pool import ForwardingSettings, PoolForwarding
 from orchestrator.contract.route import Backend, Certificate, Goodbye, Host, Listener
+from orchestrator.contract.ticket import TicketKeys
 from orchestrator.contract.vip import MAX_VIPS, Vip
 
 #: Port on which redirectors take encapsulated packets (IANA: gue, 6080/udp).
@@ -125,6 +126,8 @@ class ProxySnapshot(_Snapshot):
     l4_nodes: dict[Identifier, Name]
     probe_sources: tuple[Address, ...] = ()
     """L4 nodes' own addresses: connections from there are probes, and are answered at `HEALTH_PATH`."""
+    ticket_keys: TicketKeys | None = Field(default=None, repr=False)
+    """Of TLS sessions. None: each worker makes its own, and sessions are resumed by none but it."""
 
 
 Snapshot = BalancerSnapshot | RedirectorSnapshot | ProxySnapshot

@@ -23,7 +23,7 @@ from orchestrator.contract.operator_guard import GuardChanged
 from orchestrator.contract.report import BalancerStatus, ProbeVerdict, Report
 from orchestrator.contract.token import JoinToken
 from orchestrator.contract.wire import JoinRequest, JoinResponse
-from orchestrator.fleet import announcers, drain, guard, l4_drain
+from orchestrator.fleet import announcers, drain, guard, l4_drain, ticket_keys
 from orchestrator.fleet.authority import Authority
 from orchestrator.fleet.document import FleetRefused, FleetState
 from orchestrator.fleet.health_view import in_words
@@ -93,7 +93,7 @@ class Control:
             fleet = configure(
                 present.fleet, present.configuration, configuration, self.wall(), self._waits_for(present)
             )
-            return fleet, configuration
+            return ticket_keys.rotated(fleet, configuration, wall=self.wall()), configuration
 
         after = await self.ledger.change(decide)
         if changed:
@@ -306,6 +306,7 @@ class Control:
             )
             configuration = present.configuration
             fleet = l4_drain.advance(fleet, configuration, self.board, self.l4_drain_holds, wall=self.wall())
+            fleet = ticket_keys.rotated(fleet, configuration, wall=self.wall())
             return announcers.advance(fleet, configuration, self.board, self.announcer_holds), configuration
 
         _log_moves(before.fleet, (await self.ledger.change(decide)).fleet)
@@ -363,6 +364,8 @@ def _log_moves(before: FleetState, after: FleetState) -> None:
             log.info("%s: %s, revision %d", name, alone, after.revision)
     for line in guard.describe(before.guard, after.guard) if before.guard is not after.guard else ():
         log.info("guard, by time: %s, revision %d", line, after.revision)
+    if before.ticket_keys != after.ticket_keys:
+        log.info("session tickets: another key issues them, revision %d", after.revision)
     for member in after.members:
         old = before.member(member.name)
         if old is not None and old.state is not member.state:

@@ -13,6 +13,7 @@ from orchestrator.contract.base import Address, Contract, Identifier, Name
 from orchestrator.contract.guard import GuardState
 from orchestrator.contract.node import L4DrainPhase
 from orchestrator.contract.pool import MAX_LIVE_GENERATIONS, Generation, MemberState
+from orchestrator.contract.ticket import TicketKey
 
 MAX_IDENTIFIER = 65535
 
@@ -136,6 +137,17 @@ class FleetPool(Contract):
         return self.known_ids.union(self.joining)
 
 
+class TicketKeyChain(Contract):
+    """Keys of session tickets by age (`fleet.ticket_keys`). A secret: it is shown to nobody but proxies."""
+
+    next: TicketKey
+    issuing: TicketKey
+    older: tuple[TicketKey, ...] = ()
+    """Accepted still, newest first."""
+    rotated_at: float
+    """Unix time since which `issuing` issues."""
+
+
 class FleetState(Contract):
     """The whole. A new fleet has revision 0 and no configuration."""
 
@@ -157,6 +169,7 @@ class FleetState(Contract):
     """By L4 node: those that drain or are drained."""
     announce_anyway: dict[Name, tuple[Name, ...]] = Field(default_factory=dict)
     """L4 node → VIPs that nobody else announces (`fleet.announcers`)."""
+    ticket_keys: TicketKeyChain | None = Field(default=None, repr=False)
     last_member_id: int = 0
     last_l4_id: int = 0
 

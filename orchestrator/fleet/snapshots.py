@@ -20,6 +20,7 @@ from orchestrator.contract.vip import Vip, VipMode
 from orchestrator.fleet.document import FleetMember, FleetPool, FleetState
 from orchestrator.fleet.l4_drain import announcement_of
 from orchestrator.fleet.serving import is_panicking
+from orchestrator.fleet.ticket_keys import ticket_keys
 
 _POOL: TypeAdapter[PoolForwarding] = TypeAdapter(PoolForwarding)
 
@@ -133,6 +134,7 @@ class Compilation:
             hosts=tuple(entry.host for entry in configuration.hosts),
             backends=tuple(entry.backend for entry in configuration.backends),
             goodbye=self._goodbye(member),
+            ticket_keys=ticket_keys(self.fleet),
             l4_nodes=self._l4_nodes,
             probe_sources=self._probe_sources,
         )
