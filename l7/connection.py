@@ -1,9 +1,9 @@
 """A client's connection: moves bytes between a socket and the sans-I/O codec.
 
 ```
-HANDSHAKE ──▶ open ──────────▶ CLOSE ──▶ LINGER ──▶ OVER
-(TLS only)    codec is told    flush     discard    socket closed
-              of everything              input
+PREFACE ──▶ HANDSHAKE ──▶ open ──────────▶ CLOSE ──▶ LINGER ──▶ OVER
+(PROXY      (TLS only)    codec is told    flush     discard    socket closed
+ protocol)                of everything              input
 ```
 """
 
@@ -16,6 +16,8 @@ from typing import Protocol
 from l7 import limits
 from l7.client_identity import ClientCertificateUnreadable
 from l7.protocol.http1 import ServerConnection
+from l7.proxy_preface import Preface
+from l7.proxy_protocol import NotAProxyHeader
 from l7.reactor import BROKEN, READ, WRITE, Reactor
 from l7.tls import TlsFacts, TlsTerminator, handshake_reason
 from l7.tls_greeting import Greeting, GreetingFailed
@@ -34,6 +36,12 @@ class ClientOwner(Protocol):
     def client_gone(self, client: "ClientSocket") -> None:
         """The socket is closed."""
 
+    def client_told(self, client: "ClientSocket") -> bool:
+        """A PROXY header has said who the client is. Returns whether it is welcome."""
+
+    def preface_failed(self, client: "ClientSocket", reason: str) -> None:
+        """There was no such header, or it was broken."""
+
     def handshake_failed(self, client: "ClientSocket", reason: str) -> None:
         """A TLS handshake came to nothing."""
 
@@ -45,10 +53,12 @@ class ClientSocket(SocketTransport):
         "_greeting",
         "_handshaking",
         "_owner",
+        "_preface",
         "_recv",
         "_tls",
         "address",
         "codec",
+        "counted_as",
         "l4_node",
         "local",
         "place",
@@ -67,9 +77,10 @@ class ClientSocket(SocketTransport):
         local: tuple[str, int],
         place: float,
         terminator: TlsTerminator | None,
+        preface: Preface | None = None,
     ) -> None:
         """`address` and `local`: the client's address and port, and ours. `place`: in the spread of goodbyes.
-        `terminator`: of TLS; None: plain text."""
+        `terminator`: of TLS; None: plain text. `preface`: what comes first; None: no PROXY header."""
         self._owner = owner
         self._tls: ssl.SSLSocket | None = None
         self.vip = vip
@@ -77,6 +88,9 @@ class ClientSocket(SocketTransport):
         self.local = local
         self.l4_node: str | None = None
         """Name of the L4 node that brought it, if known."""
+        self.counted_as = ""
+        """For the owner: the address that it counts this connection for."""
+        self._preface = preface
         self.trusted_hops = 0
         """As its acceptor has it."""
         self.place = place
@@ -92,6 +106,12 @@ class ClientSocket(SocketTransport):
     def start(self) -> None:
         """Begin to read."""
         self.reactor.add(self, self.sock.fileno(), READ)
+        if self._preface is not None:
+            self.set_deadline(limits.PROXY_HEADER_S)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
         if self._handshaking:
             self.set_deadline(limits.TLS_HANDSHAKE_S)
         else:
@@ -132,6 +152,9 @@ class ClientSocket(SocketTransport):
             self._note()
         if self._end is not End.NONE:
             return self._discard(events)
+        if self._preface is not None:
+            self._read_preface(self._preface)
+            return False
         if self._handshaking:
             self._shake_hands()
             return False
@@ -160,6 +183,25 @@ class ClientSocket(SocketTransport):
         # A full record: OpenSSL or the kernel probably holds the next one. Stepping again, behind the others, saves
         # the round through epoll, and fetches what OpenSSL has decrypted and no descriptor signals.
         return self._tls is not None and len(data) >= TLS_RECORD_BYTES and self._end is End.NONE
+
+    def _read_preface(self, preface: Preface) -> None:
+        """Learn who the client is. What comes behind the header is signalled again."""
+        try:
+            told = preface.go_on(self.sock)
+        except NotAProxyHeader as refused:
+            self._owner.preface_failed(self, refused.reason)
+            self.release()
+            return
+        if told is None:
+            return
+        self._preface = None
+        if told.source is not None and told.destination is not None:
+            self.address, self.local = told.source, told.destination
+        if self._owner.client_told(self):
+            self.reactor.wheel.clear(self)
+            self._begin()
+        else:
+            self.release()
 
     def _greet(self, greeting: Greeting) -> ssl.SSLSocket | None:
         """Find out who is called, and let OpenSSL take over. None: not yet, or never."""
@@ -307,7 +349,9 @@ class ClientSocket(SocketTransport):
         if self._end is End.NONE and self.codec is not None:
             self.codec.deadline_passed()
             return
-        if self._handshaking:
+        if self._preface is not None:
+            self._owner.preface_failed(self, "timeout")
+        elif self._handshaking:
             self._owner.handshake_failed(self, "timeout")
         self.release(reset=self._end is End.CLOSE)
 

@@ -24,6 +24,9 @@ MAX_LEADING_EMPTY_LINES = 1
 #: Interim (1xx) responses before the final one. curl gives up likewise on an endless row of them.
 MAX_INTERIM_RESPONSES = 16
 
+#: A PROXY header with all its TLVs. nginx: NGX_PROXY_PROTOCOL_MAX_HEADER 4096.
+MAX_PROXY_HEADER_BYTES = 4096
+
 # -- Bodies ------------------------------------------------------------------------------------------------------------
 
 #: Decimal digits of a content-length: 10^18 - 1 fits a signed 64-bit integer, as in llhttp and nginx.
@@ -65,6 +68,10 @@ MAX_REPLAY_BYTES = 16 * 1024
 MAX_LOG_FIELD_BYTES = 2048
 
 # -- Client deadlines --------------------------------------------------------------------------------------------------
+
+#: A whole PROXY header in front of a connection. proxy-protocol.txt, section 2, asks for 3 s at least, so that a lost
+#: segment is no error; a second one may be lost here.
+PROXY_HEADER_S = 5.0
 
 #: A whole TLS handshake. Envoy's edge advice: transport_socket_connect_timeout 10 s.
 TLS_HANDSHAKE_S = 10.0

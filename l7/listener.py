@@ -14,6 +14,7 @@ import socket
 from typing import Protocol
 
 from l7 import limits
+from l7.proxy_preface import TrustedSources
 from l7.reactor import READ, SILENT, Pollable, Reactor
 
 #: linux/in6.h; not in the standard library's `socket`.
@@ -55,7 +56,7 @@ class Door(Protocol):
 class Acceptor(Pollable):
     """Accepts connections on one listening socket, a few per step."""
 
-    __slots__ = ("_door", "_reactor", "bound", "sock", "tls", "trusted_hops", "vip")
+    __slots__ = ("_door", "_reactor", "bound", "sock", "tls", "trusted_hops", "trusted_sources", "vip")
 
     def __init__(
         self, reactor: Reactor, sock: socket.socket, door: Door, *, vip: str, tls: bool, bound: tuple[str, int]
@@ -70,6 +71,8 @@ class Acceptor(Pollable):
         self.tls = tls
         self.trusted_hops = 0
         """Before this proxy, on the way of those who connect here; see `l7.forwarded`."""
+        self.trusted_sources = TrustedSources(())
+        """Whose connections begin with a PROXY header."""
 
     def __repr__(self) -> str:
         return f"<Acceptor {self.vip} on {self.bound[0]} port {self.bound[1]}>"

@@ -22,6 +22,7 @@ from l7.flow_origin import FlowOrigin, IngressLookup
 from l7.goodbye import Farewell, place_of
 from l7.listener import Acceptor
 from l7.protocol.http1 import ServerConnection
+from l7.proxy_preface import Preface, TrustedSources
 from l7.reactor import Reactor
 from l7.request_ids import RequestIds
 from l7.routing.matcher import Matcher
@@ -215,6 +216,8 @@ class Proxy:
                 self._acceptors[bound] = acceptor
                 acceptor.start()
             acceptor.vip, acceptor.tls, acceptor.trusted_hops = listener.vip, listener.tls, listener.trusted_hops
+            if acceptor.trusted_sources.prefixes != listener.accept_proxy_protocol:
+                acceptor.trusted_sources = TrustedSources(listener.accept_proxy_protocol)
         self.discard()
 
     def _close_acceptor(self, bound: Bound) -> None:
@@ -267,7 +270,9 @@ class Proxy:
     def accepted(self, acceptor: Acceptor, sock: socket.socket, address: Bound) -> None:
         """Take a client's connection in, or refuse it."""
         sock.setblocking(False)
-        mine = self._per_address.get(address[0], 0)
+        # Who tells about clients is not one: limits and counts are for those that it tells about.
+        preface = Preface() if address[0] in acceptor.trusted_sources else None
+        mine = self._per_address.get(address[0], 0) if preface is None else 0
         is_probe = address[0] in self._probe_sources
         if len(self.clients) >= limits.MAX_CLIENT_CONNECTIONS:
             self._refuse(acceptor, sock, "too_many_connections")
@@ -284,6 +289,7 @@ class Proxy:
             local=acceptor.bound,
             place=place_of(self._accepted),
             terminator=self.tls if acceptor.tls else None,
+            preface=preface,
         )
         client.trusted_hops = acceptor.trusted_hops
         self._accepted += 1
@@ -291,7 +297,9 @@ class Proxy:
         if self.snapshot is not None:
             client.l4_node = self._origin.name(address, acceptor.bound, self.snapshot.l4_nodes, self.now())
         self.clients.add(client)
-        self._per_address[address[0]] = mine + 1
+        if preface is None:
+            client.counted_as = address[0]
+            self._per_address[address[0]] = mine + 1
         client.start()
 
     def _refuse(self, acceptor: Acceptor, sock: socket.socket, reason: str) -> None:
@@ -310,6 +318,21 @@ class Proxy:
         log.error("%r: %s; accepting again in %g s", acceptor, error.strerror, limits.ACCEPT_PAUSE_S)
 
     # -- ClientOwner ---------------------------------------------------------------------------------------------------
+
+    def client_told(self, client: ClientSocket) -> bool:
+        """Count the connection for the client that a PROXY header has named; refuse what is one too many."""
+        address = client.address[0]
+        mine = self._per_address.get(address, 0)
+        if mine >= limits.MAX_CONNECTIONS_PER_CLIENT:
+            self.counters.add('connections_refused{reason="too_many_connections_of_client"}')
+            return False
+        client.counted_as = address
+        self._per_address[address] = mine + 1
+        return True
+
+    def preface_failed(self, client: ClientSocket, reason: str) -> None:
+        """Count it: a trusted source that sends no header is set up wrongly."""
+        self.counters.add(f'proxy_headers_refused{{reason="{reason}"}}')
 
     def client_ready(self, client: ClientSocket, facts: TlsFacts | None) -> ServerConnection:
         """Make the codec for a connection that can carry requests."""
@@ -337,7 +360,7 @@ class Proxy:
         self.clients.discard(client)
         if not self.clients:
             self._empty.set()
-        address = client.address[0]
+        address = client.counted_as
         left = self._per_address.get(address, 0) - 1
         if left > 0:
             self._per_address[address] = left

@@ -26,6 +26,7 @@ _HELP = {
     "requests_refused": "Requests that broke a rule of their protocol, by the name of the rule.",
     "request_seconds_bucket": "Requests that took at most le seconds.",
     "connections_accepted": "Client connections accepted.",
+    "proxy_headers_refused": "Connections of trusted sources closed for their PROXY header, by what is wrong.",
     "connections_refused": "Client connections refused, by reason.",
     "tls_handshakes": "TLS handshakes that succeeded: full ones, and sessions resumed.",
     "tls_handshakes_failed": "TLS handshakes that failed, by reason.",

@@ -207,6 +207,7 @@ def mode(view: VipView) -> str:
         "tls": view.tls and view.mode is VipMode.TERMINATE,
         "quic": view.quic,
         f"{view.trusted_hops} trusted hop{'s' if view.trusted_hops > 1 else ''}": view.trusted_hops > 0,
+        "PROXY protocol": bool(view.accept_proxy_protocol),
         "by source": view.flow_hash is FlowHash.SOURCE,
     }
     return ", ".join((view.mode.value, *(note for note, applies in notes.items() if applies)))

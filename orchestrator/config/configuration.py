@@ -16,7 +16,7 @@ from orchestrator.config.schema import (
 from orchestrator.contract.base import DEFAULT_SITE, Address, Contract, Name, Port
 from orchestrator.contract.node import NodeKind
 from orchestrator.contract.pool import DEFAULT_TABLE_ROWS, MAX_OWNERS, MAX_WEIGHT, Encapsulation, Probe
-from orchestrator.contract.route import Backend, Certificate, Host, Seconds, TrustedHops
+from orchestrator.contract.route import Backend, Certificate, Host, Seconds, TrustedHops, TrustedSources
 from orchestrator.contract.snapshot import Bgp
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
@@ -88,7 +88,8 @@ class ConfiguredVip(Contract):
     flow_hash: FlowHash = FlowHash.FLOW
     quic: bool = False
     trusted_hops: TrustedHops = 0
-    """Of a `terminate` VIP; see `contract.route.Listener`."""
+    """Of a `terminate` VIP, like the next; see `contract.route.Listener`."""
+    accept_proxy_protocol: TrustedSources = ()
     sites: tuple[Name, ...] = ()
     """Whose L4 nodes announce and forward it, sorted; all if empty."""
 

@@ -206,5 +206,6 @@ def _vip(entry: VipEntry) -> ConfiguredVip:
         flow_hash=entry.hash,
         quic=entry.quic,
         trusted_hops=entry.trusted_hops,
+        accept_proxy_protocol=tuple(sorted(set(entry.accept_proxy_protocol), key=str)),
         sites=tuple(sorted(set(entry.sites or ()))),
     )

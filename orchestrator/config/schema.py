@@ -17,7 +17,7 @@ from orchestrator.contract.pool import (
     Encapsulation,
     Probe,
 )
-from orchestrator.contract.route import HealthCheck, HostName, Seconds, TrustedHops
+from orchestrator.contract.route import MAX_TRUSTED_SOURCES, HealthCheck, HostName, Seconds, TrustedHops
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 #: Seconds that a drain without a deadline leaves to flows that nobody can count: as long as a UDP mapping lives that
@@ -126,6 +126,8 @@ class VipEntry(Contract):
     quic: bool = False
     trusted_hops: TrustedHops = 0
     """Proxies before ours whose word on the client's address is taken."""
+    accept_proxy_protocol: Annotated[tuple[AddressBlock, ...], Field(max_length=MAX_TRUSTED_SOURCES)] = ()
+    """Load balancers whose connections begin with a PROXY header."""
     sites: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Whose L4 nodes announce it. None: all."""
 

@@ -76,7 +76,15 @@ def _check_mode(entry: Placed[VipEntry], findings: Findings) -> None:
                 f"nobody reads X-Forwarded-For of a {vip.mode} VIP: its packets are forwarded as they are",
                 "remove `trusted_hops`",
             )
+        if vip.accept_proxy_protocol:
+            findings.add(
+                "not_applicable",
+                entry.place.at("accept_proxy_protocol"),
+                f"nobody reads PROXY headers of a {vip.mode} VIP: its packets are forwarded as they are",
+                "remove `accept_proxy_protocol`, and let the pool's hosts accept it",
+            )
         return
+    _check_trusted_sources(entry, findings)
     first, last = vip.ports
     hint = f"give each its own VIP, or forward all as they are: `mode: {VipMode.PASSTHROUGH}`"
     if vip.address.num_addresses != 1:
@@ -92,6 +100,18 @@ def _check_mode(entry: Placed[VipEntry], findings: Findings) -> None:
             "proxies terminate TCP only in this version",
             f"use `mode: {VipMode.PASSTHROUGH}`, and serve UDP on the pool's hosts",
         )
+
+
+def _check_trusted_sources(entry: Placed[VipEntry], findings: Findings) -> None:
+    """Whoever may send a PROXY header may claim to be anyone: not the whole world."""
+    for index, prefix in enumerate(entry.value.accept_proxy_protocol):
+        if prefix.prefixlen == 0:
+            findings.add(
+                "too_wide",
+                entry.place.at("accept_proxy_protocol", index),
+                f"{prefix} trusts every client to say who it is",
+                "name the addresses of the load balancers that connect here",
+            )
 
 
 class _OwnAddresses:

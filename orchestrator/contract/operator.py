@@ -12,7 +12,7 @@ from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
 from orchestrator.contract.node import AgentRole, L4DrainPhase, NodeKind
 from orchestrator.contract.pool import Encapsulation, GenerationMember, MemberState
 from orchestrator.contract.report import MemberProbe, Nack, TableStatus
-from orchestrator.contract.route import HostName, Route, TrustedHops
+from orchestrator.contract.route import HostName, Route, TrustedHops, TrustedSources
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 CONFIGURATION = "/v1/configuration"
@@ -213,6 +213,7 @@ class VipView(Contract):
     flow_hash: FlowHash = FlowHash.FLOW
     quic: bool = False
     trusted_hops: TrustedHops = 0
+    accept_proxy_protocol: TrustedSources = ()
     sites: tuple[Name, ...] = ()
     """Whose L4 nodes announce and forward it; all if empty."""
     announced_by: tuple[Name, ...]

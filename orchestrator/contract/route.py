@@ -3,6 +3,7 @@
 import hashlib
 from enum import StrEnum
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -25,6 +26,13 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 TrustedHops = Annotated[int, Field(ge=0, le=8)]
 
 
+#: As many as anyone has load balancers in front; each costs a look at every new address.
+MAX_TRUSTED_SOURCES = 64
+
+#: Whose word on the client's address is taken (PROXY protocol).
+TrustedSources = Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=MAX_TRUSTED_SOURCES)]
+
+
 class PathMatchKind(StrEnum):
     """How a route's path is compared (Gateway API: HTTPPathMatch)."""
 
@@ -41,6 +49,8 @@ class Listener(Contract):
     tls: bool
     trusted_hops: TrustedHops = 0
     """Proxies before this one whose word on the client's address is taken (X-Forwarded-For). 0: nobody's."""
+    accept_proxy_protocol: TrustedSources = ()
+    """Connections from these begin with a PROXY header, and others do not."""
 
 
 class Certificate(Contract):

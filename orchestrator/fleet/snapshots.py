@@ -126,7 +126,14 @@ class Compilation:
             version=self.fleet.revision,
             node=member.name,
             listeners=tuple(
-                Listener(vip=vip.name, address=vip.address, port=vip.port, tls=vip.tls, trusted_hops=vip.trusted_hops)
+                Listener(
+                    vip=vip.name,
+                    address=vip.address,
+                    port=vip.port,
+                    tls=vip.tls,
+                    trusted_hops=vip.trusted_hops,
+                    accept_proxy_protocol=vip.accept_proxy_protocol,
+                )
                 for vip in configuration.vips
                 if vip.mode is VipMode.TERMINATE and vip.pool in pools
             ),

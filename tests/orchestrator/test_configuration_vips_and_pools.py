@@ -115,6 +115,18 @@ BAD_VIPS = {
         ["address: 203.0.113.10, port: 443, mode: terminate, trusted_hops: 9"],
         ("invalid_value", "platform.yaml:12:71 vips[0].trusted_hops", "8"),
     ),
+    "PROXY headers before packets that nobody reads": (
+        ["address: 203.0.113.10, port: 443, mode: passthrough, accept_proxy_protocol: [198.51.100.1]"],
+        ("not_applicable", "platform.yaml:12:73 vips[0].accept_proxy_protocol", "let the pool's hosts accept it"),
+    ),
+    "PROXY headers of anybody": (
+        ["address: 203.0.113.10, port: 443, mode: terminate, accept_proxy_protocol: [198.51.100.1, 0.0.0.0/0]"],
+        ("too_wide", "platform.yaml:12:85 vips[0].accept_proxy_protocol[1]", "name the addresses"),
+    ),
+    "PROXY headers of an address inside a block": (
+        ["address: 203.0.113.10, port: 443, mode: terminate, accept_proxy_protocol: [198.51.100.1/24]"],
+        ("invalid_value", "platform.yaml:12:71 vips[0].accept_proxy_protocol[0]", "write 198.51.100.0/24"),
+    ),
     "block that is terminated": (
         ["address: 203.0.113.0/28, port: 443, mode: terminate"],
         ("one_address", "platform.yaml:12:15 vips[0].address", "16 addresses, and a proxy terminates at one"),
