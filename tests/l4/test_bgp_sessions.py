@@ -251,6 +251,12 @@ def test_a_wrong_password_lets_no_session_come_up(segment: Segment) -> None:
     eventually(lambda: all(segment.established("node-1").values()), "the right password is taken")
 
 
+def test_bird_runs_before_ordinary_work_with_all_its_threads(segment: Segment) -> None:
+    threads = [int(path.name) for path in Path(f"/proc/{segment.pid_of('node-1')}/task").iterdir()]
+    assert len(threads) > 1, "BFD has a thread of its own"
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_RR}
+
+
 def test_a_killed_bird_is_started_again_with_what_was_loaded(segment: Segment) -> None:
     """By the one who watches it: nobody loads anything."""
     bird = segment.birds["node-2"]
