@@ -12,6 +12,7 @@ from pathlib import Path
 
 from l4 import attachment
 from l4.attachment import XdpMode
+from l4.balancer_settings import SettingsMap
 from l4.bpf_map import MAPPABLE, Map
 from l4.entries import BalancerSettings, MemberEntry, VipEntry
 from l4.guard import GuardMaps
@@ -43,7 +44,7 @@ class BalancerProgram:
         self.definitions: dict[str, str | int] = {"ROWS": rows, "MAX_VIPS": max_vips}
         """With which it was compiled."""
         self._program = LoadedProgram("balancer.c", self.FUNCTION, self._pins, self.definitions)
-        self._settings = self._pins.open("settings")
+        self._settings = SettingsMap(self._pins)
         self._current_settings: BalancerSettings | None = None
         self.is_tapped = False
         """Whether packets that are finished with are shown to the tap."""
@@ -53,7 +54,7 @@ class BalancerProgram:
         self._members = Members(self._pins)
         self._counters = Counters(self._pins, self.NAME)
         self._vip_counters = VipCounters(self._pins, self._counters.names, self._vips.ids)
-        self.guard = GuardMaps(self._pins)
+        self.guard = GuardMaps(self._pins, self._settings)
 
     @property
     def pins(self) -> ProgramPins:
@@ -93,8 +94,7 @@ class BalancerProgram:
             )
         if len(settings.hash_key) != 16:
             raise ProgramError(f"the flow hash's key has 16 octets, not {len(settings.hash_key)}")
-        value = replace(settings, tap=self.is_tapped).packed
-        swap_inner_map(self._settings, 0, "settings", value, len(value))
+        self._settings.set(replace(settings, tap=self.is_tapped))
         self._current_settings = settings
 
     def show_to_tap(self, is_tapped: bool) -> None:

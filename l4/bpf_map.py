@@ -202,6 +202,13 @@ class Map:
         else:
             self._write_batch(values)
 
+    def mapped(self, start: int, size: int) -> mmap.mmap:
+        """So many octets of the values of an array that may be mapped, in this process's memory; to be closed.
+
+        `start` is a multiple of the page's size.
+        """
+        return mmap.mmap(self.descriptor, size, offset=start)
+
     @property
     def _octets(self) -> int:
         return int(self.value_octets * self.shape.max_entries)

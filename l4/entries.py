@@ -13,6 +13,9 @@ _MEMBER = struct.Struct("=16s6sH")
 _BALANCER_SETTINGS = struct.Struct("=16s16s4sHH6sH")
 _REDIRECTOR_SETTINGS = struct.Struct("=16s4s6s2x")
 
+# A flag of `struct balancer_settings` that the agents' settings do not speak of: which half of `guard_ipv4` is in use.
+_LISTS_OTHER = 16
+
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 NO_MAC = bytes(6)
 
@@ -123,6 +126,17 @@ class BalancerSettings:
         return _BALANCER_SETTINGS.pack(
             self.hash_key, source_v6, self.source.packed, self.node_id, self.mtu, self.mac, flags
         )
+
+
+def lists_half_of(settings: bytes) -> int:
+    """Which half of `guard_ipv4` (0, 1) a packed `struct balancer_settings` names."""
+    return int(bool(_BALANCER_SETTINGS.unpack(settings)[-1] & _LISTS_OTHER))
+
+
+def with_lists_half(settings: bytes, half: int) -> bytes:
+    """A packed `struct balancer_settings`, naming that half of `guard_ipv4`."""
+    *others, flags = _BALANCER_SETTINGS.unpack(settings)
+    return _BALANCER_SETTINGS.pack(*others, flags & ~_LISTS_OTHER | half * _LISTS_OTHER)
 
 
 def redirector_settings(v4: IPv4Address | None, v6: IPv6Address | None, mac: bytes) -> bytes:

@@ -9,8 +9,10 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from l4.balancer_settings import SettingsMap
 from l4.bpf_map import MAPPABLE, Map
-from l4.guard_lists import LISTINGS_OCTETS, Listing, Network, compile_lists
+from l4.guard_halves import ListHalves
+from l4.guard_lists import Listing, Network, compile_lists
 from l4.pins import ProgramPins
 from l4.shared_maps import U32, swap_inner_map
 
@@ -56,9 +58,9 @@ class VipLimits:
 class GuardMaps:
     """What the guard of a loaded balancer reads."""
 
-    def __init__(self, pins: ProgramPins) -> None:
-        """Opens the maps, and reads what they hold."""
-        self._ipv4 = pins.open("guard_ipv4")
+    def __init__(self, pins: ProgramPins, settings: SettingsMap) -> None:
+        """Opens the maps, and reads what they hold. `settings` are the program's."""
+        self._ipv4 = ListHalves(pins, settings)
         self._ipv6 = pins.open("guard_ipv6")
         self._filter = pins.open("guard_ipv6_filter")
         self._limits = pins.open("guard_limits")
@@ -72,10 +74,8 @@ class GuardMaps:
         if listed == self._listed:
             return
         desired = compile_lists(listed)
-        if desired.ipv4 is None:
-            self._ipv4.delete(U32.pack(0))
-        else:
-            swap_inner_map(self._ipv4, 0, "guard_ipv4", desired.ipv4, LISTINGS_OCTETS, MAPPABLE)
+        self._listed = None  # if this fails half-way, whatever is asked for next is a change
+        self._ipv4.put(desired.ipv4)
         # What the filter leads to is there before, and goes after.
         self._ipv6.update_many(_changed(self._ipv6_present, desired.ipv6))
         self._filter.write_array(desired.ipv6_filter)

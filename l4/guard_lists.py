@@ -1,12 +1,12 @@
 """The guard's lists, compiled into what `guard_lists.h` looks up: the most specific prefix that holds a source decides.
 
 IPv4 is worked out in full (DIR-24-8: Gupta, Lin, McKeown, "Routing lookups in hardware at memory access speeds", 1998):
-two bits for each /24, and where the addresses of one differ, two bits for each of them. IPv6 stays a list of prefixes,
+two bits for each /24, and where the addresses of one differ, two bits for each of them. What is not listed is left out,
+and what many networks share is said once, so that this costs by the number of prefixes. IPv6 stays a list of prefixes,
 for a trie, with a filter in front of it.
 """
 
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
@@ -16,8 +16,9 @@ Network = IPv4Network | IPv6Network
 #: Prefixes of each family that the kernel's maps hold (`MAX_LISTED`).
 MAX_LISTED = 65536
 
-#: Octets of an element of `guard_ipv4` (`struct listings`), and of `guard_ipv6_filter`.
-LISTINGS_OCTETS = 64
+#: Octets of a word of `guard_ipv4`, of a half of it (`HALF_WORDS`), and of `guard_ipv6_filter`.
+WORD_OCTETS = 8
+HALF_OCTETS = ((1 << 24) // 8 + MAX_LISTED * 8) * WORD_OCTETS
 FILTER_OCTETS = 1 << 18
 
 _FILTER_BITS = 21
@@ -27,11 +28,18 @@ _FILTER_SALT = 0xD6E8FEB86659FD93
 _FILTERED_LENGTH = 20
 _DIFFERS = 3
 _HOSTS = 256
-_IPV4_NETWORKS = 1 << 24
 _NETWORKS_PER_WORD = 8
+_NETWORK_WORDS = (1 << 24) // _NETWORKS_PER_WORD
+_BLOCK_WORDS = 8
 _RANK_BITS = 3
 _RANKS_SHIFT = _NETWORKS_PER_WORD * 2
 _FIRST_SHIFT = _RANKS_SHIFT + _NETWORKS_PER_WORD * _RANK_BITS
+
+# By number: so many listings of 1.
+_ONES = tuple((1 << 2 * number) // 3 for number in range(_HOSTS + 1))
+
+Run = tuple[int, bytes, int]
+"""From which word of a half on; octets; and how many times they come one after the other."""
 
 
 class Listing(IntEnum):
@@ -46,8 +54,8 @@ class Listing(IntEnum):
 class CompiledLists:
     """What the maps are to hold."""
 
-    ipv4: bytes | None
-    """All of `guard_ipv4`'s inner array; None if nothing is listed."""
+    ipv4: Sequence[Run]
+    """Of a half of `guard_ipv4`, in order; all else in it is zero."""
     ipv6: Mapping[bytes, bytes]
     ipv6_filter: bytes
 
@@ -61,66 +69,79 @@ def compile_lists(listed: Mapping[Network, Listing]) -> CompiledLists:
             raise ValueError(f"{count} {family} prefixes are listed, and the guard holds {MAX_LISTED}")
     trie = {network.prefixlen.to_bytes(4, "little") + network.network_address.packed: what for network, what in ipv6}
     return CompiledLists(
-        ipv4=_compile_ipv4(ipv4) if ipv4 else None,
+        ipv4=_compile_ipv4(ipv4),
         ipv6={key: what.to_bytes(4, "little") for key, what in trie.items()},
         ipv6_filter=_compile_filter(network for network, _ in ipv6),
     )
 
 
-def _compile_ipv4(listed: Iterable[tuple[IPv4Network, Listing]]) -> bytes:
-    networks, hosts = _paint(sorted(listed, key=lambda entry: entry[0].prefixlen))
-    # Each word: the listings of 8 networks; how many before each differ; and where the blocks of those that do begin.
-    quarters = array("H", bytes(4 * len(networks)))
-    quarters[0::4] = array("H", networks)
-    words = memoryview(quarters).cast("B").cast("Q")
-    blocks: list[bytes] = []
-    last_word, first = -1, 0
-    for index in sorted(hosts):
-        word = index // _NETWORKS_PER_WORD
+def _compile_ipv4(listed: Iterable[tuple[IPv4Network, Listing]]) -> list[Run]:
+    runs: list[Run] = []
+    words: dict[int, int] = {}
+    hosts: dict[int, int] = {}
+    for first, behind, what in _stretches(listed):
+        parts, networks = _split(first, behind, _HOSTS)
+        for network, begin, end in parts:
+            hosts[network] = hosts.get(network, 0) | what * _ONES[end - begin] << 2 * begin
+        parts, (begin_word, end_word) = _split(*networks, _NETWORKS_PER_WORD)
+        for word, begin, end in parts:
+            words[word] = words.get(word, 0) | what * _ONES[end - begin] << 2 * begin
+        if begin_word < end_word:
+            runs.append((begin_word, _word(what * _ONES[_NETWORKS_PER_WORD]), end_word - begin_word))
+    blocks: list[Run] = []
+    last_word, first_block = -1, 0
+    for network in sorted(hosts):
+        word, index = divmod(network, _NETWORKS_PER_WORD)
         if word != last_word:
-            last_word, first = word, len(blocks)
-            words[word] |= first << _FIRST_SHIFT
-        words[word] |= len(blocks) - first << _RANKS_SHIFT + index % _NETWORKS_PER_WORD * _RANK_BITS
-        blocks.append(_packed(hosts[index]))
-    return quarters.tobytes() + b"".join(blocks) + bytes((MAX_LISTED - len(blocks)) * LISTINGS_OCTETS)
+            last_word, first_block = word, len(blocks)
+            words[word] = words.get(word, 0) | first_block << _FIRST_SHIFT
+        words[word] |= _DIFFERS << 2 * index | len(blocks) - first_block << _RANKS_SHIFT + index * _RANK_BITS
+        octets = hosts[network].to_bytes(_BLOCK_WORDS * WORD_OCTETS, "little")
+        blocks.append((_NETWORK_WORDS + len(blocks) * _BLOCK_WORDS, octets, 1))
+    runs += ((word, _word(value), 1) for word, value in words.items())
+    return sorted(runs) + blocks
 
 
-def _paint(listed: Iterable[tuple[IPv4Network, Listing]]) -> tuple[bytes, dict[int, bytearray]]:
-    """Two bits for each /24, and an octet for each address of those that differ within.
+def _stretches(listed: Iterable[tuple[IPv4Network, Listing]]) -> Iterator[tuple[int, int, int]]:
+    """What is listed, cut where it changes: first address, that behind the last, listing. In order.
 
-    Shorter prefixes come first: the more specific is painted over the less specific.
+    Prefixes lie within each other or apart, so those that hold an address are a stack.
     """
-    networks = bytearray(_IPV4_NETWORKS // 4)
-    hosts: dict[int, bytearray] = {}
-    for network, what in listed:
-        address, length = int(network.network_address), network.prefixlen
-        first = address >> 8
-        if length <= 22:  # whole octets
-            start, size = first >> 2, 1 << (22 - length)
-            networks[start : start + size] = bytes((what * 0b01010101,)) * size
-        elif length <= 24:
-            for index in range(first, first + (1 << (24 - length))):
-                _set(networks, index, what)
-        else:
-            of_hosts = hosts.get(first)
-            if of_hosts is None:
-                of_hosts = hosts[first] = bytearray((networks[first >> 2] >> (first & 3) * 2 & 3,)) * _HOSTS
-            start, size = address & 0xFF, 1 << (32 - length)
-            of_hosts[start : start + size] = bytes((what,)) * size
-    for index in hosts:
-        _set(networks, index, _DIFFERS)
-    return bytes(networks), hosts
+    by_address = sorted((int(network.network_address), network.prefixlen, what) for network, what in listed)
+    around: list[tuple[int, int]] = []
+    at = 0
+    for first, length, what in by_address:
+        while around and around[-1][0] <= first:
+            behind, outer = around.pop()
+            if at < behind:
+                yield at, behind, outer
+                at = behind
+        if around and at < first:
+            yield at, first, around[-1][1]
+        at = first
+        around.append((first + (1 << (32 - length)), what))
+    while around:
+        behind, outer = around.pop()
+        if at < behind:
+            yield at, behind, outer
+            at = behind
 
 
-def _packed(listings: bytearray) -> bytes:
-    """Two bits for each octet."""
-    quarters = (int.from_bytes(listings[start::4], "little") << 2 * start for start in range(4))
-    return sum(quarters).to_bytes(LISTINGS_OCTETS, "little")
+def _split(first: int, behind: int, size: int) -> tuple[list[tuple[int, int, int]], tuple[int, int]]:
+    """A stretch by units of that size: parts of units (which, from where, to where), and whole ones (first, behind)."""
+    begin, end = -(-first // size), behind // size
+    if begin > end:
+        return [(end, first % size, behind % size)], (0, 0)
+    parts = []
+    if first % size:
+        parts.append((begin - 1, first % size, size))
+    if behind % size:
+        parts.append((end, 0, behind % size))
+    return parts, (begin, end)
 
 
-def _set(listings: bytearray, index: int, what: int) -> None:
-    shift = (index & 3) * 2
-    listings[index >> 2] = listings[index >> 2] & ~(3 << shift) | what << shift
+def _word(value: int) -> bytes:
+    return value.to_bytes(WORD_OCTETS, "little")
 
 
 def _compile_filter(listed: Iterable[IPv6Network]) -> bytes:

@@ -23,7 +23,7 @@ from l4.program_error import ProgramError
 LAYOUTS: Mapping[str, Mapping[str, int]] = {
     "balancer": {
         "counters": 5,
-        "settings": 2,
+        "settings": 3,
         "vips": 2,
         "vip_index": 1,
         "vip_prefixes": 1,
@@ -38,7 +38,7 @@ LAYOUTS: Mapping[str, Mapping[str, int]] = {
         "flow_table_ipv6": 1,
         "tap_note": 2,
         "tap_programs": 1,
-        "guard_ipv4": 2,
+        "guard_ipv4": 3,
         "guard_ipv6": 1,
         "guard_ipv6_filter": 2,
         "guard_limits": 1,

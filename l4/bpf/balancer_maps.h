@@ -37,6 +37,7 @@ struct balancer_settings {
 #define NODE_TAP 2	  /* somebody captures: see tap.h */
 #define NODE_LISTS_IPV4 4 /* the guard's lists name IPv4 sources */
 #define NODE_LISTS_IPV6 8
+#define NODE_LISTS_OTHER 16 /* which half of `guard_ipv4` */
 
 /* An array of one map of one entry: settings change as a whole, between two packets. */
 BPF_TABLE("array", __u32, struct balancer_settings, settings_prototype, 1);

@@ -37,7 +37,7 @@ static __always_inline bool is_blocked(const struct packet *packet,
 				       const struct balancer_settings *node)
 {
 	return (node->flags & (packet->is_ipv6 ? NODE_LISTS_IPV6 : NODE_LISTS_IPV4)) &&
-	       find_listing(packet) == BLOCKED;
+	       find_listing(packet, node) == BLOCKED;
 }
 
 /* ADMITTED, or the counter that says why the packet is to be dropped. An established flow without
@@ -48,7 +48,7 @@ static __always_inline int guard_packet(const struct packet *packet, const struc
 	int listing = UNLISTED;
 
 	if (node->flags & (packet->is_ipv6 ? NODE_LISTS_IPV6 : NODE_LISTS_IPV4))
-		listing = find_listing(packet);
+		listing = find_listing(packet, node);
 	if (unlikely(listing == BLOCKED))
 		return COUNT_blocked;
 	if (unlikely(is_syn(packet)) && listing != ALLOWED)

@@ -5,8 +5,9 @@
  *
  * IPv4 is worked out beforehand (l4/guard_lists.py), as Gupta, Lin and McKeown did for routes
  * ("Routing lookups in hardware at memory access speeds", 1998): two bits for each /24, and only
- * where the addresses within differ, two bits for each of them. Two look-ups, sometimes three, all
- * in arrays, where a trie walks a dozen nodes. New lists are compiled aside and swapped in.
+ * where the addresses within differ, two bits for each of them. One look-up, sometimes two, in an
+ * array, where a trie walks a dozen nodes. The array has two halves. The settings name that which
+ * is in use; new lists are written to the other (l4/guard_halves.py).
  *
  * IPv6 has a trie, behind a filter that knows most addresses to have nothing listed near them.
  */
@@ -30,25 +31,20 @@ enum listing {
 /*
  * First, by address, words that each tell of 8 networks. From the lowest bit on: two bits for each,
  * its listing; three for each, how many of those before it differ within; and where the addresses
- * of the first that does begin. These come thereafter, a block of 256 for each such network, in
+ * of the first that does begin. These come thereafter, a block of 8 words for each such network, in
  * order.
  */
-#define BLOCK_WORDS 8
 #define NETWORKS_PER_WORD 8
 #define RANK_BITS 3
 #define RANKS_SHIFT (NETWORKS_PER_WORD * LISTING_BITS)
 #define FIRST_SHIFT (RANKS_SHIFT + NETWORKS_PER_WORD * RANK_BITS)
-#define NETWORK_BLOCKS ((1 << 24) / NETWORKS_PER_WORD / BLOCK_WORDS)
+#define NETWORK_WORDS ((1 << 24) / NETWORKS_PER_WORD)
 #define HOSTS_PER_WORD 32
+#define BLOCK_WORDS (256 / HOSTS_PER_WORD)
+#define HALF_WORDS (NETWORK_WORDS + MAX_LISTED * BLOCK_WORDS)
 
-struct listings {
-	__u64 words[BLOCK_WORDS];
-};
-
-BPF_F_TABLE("array", __u32, struct listings, guard_ipv4_prototype, NETWORK_BLOCKS + MAX_LISTED,
-	    BPF_F_MMAPABLE);
-BPF_TABLE_PINNED("array_of_maps$guard_ipv4_prototype", __u32, __u32, guard_ipv4, 1,
-		 PIN(guard_ipv4));
+BPF_TABLE_PINNED("array", __u32, __u64, guard_ipv4, 2 * HALF_WORDS, PIN(guard_ipv4),
+		 BPF_F_MMAPABLE);
 
 struct listed_prefix {
 	__u32 length; /* in bits */
@@ -76,36 +72,32 @@ static __always_inline int pick_listing(__u64 word, __u32 index)
 	return word >> index * LISTING_BITS & 3;
 }
 
-/* Which block tells of the addresses of a network that differs. */
+/* Where, in a half, a network that differs has its addresses. */
 static __always_inline __u32 block_of(__u64 word, __u32 index)
 {
 	__u32 rank = word >> (RANKS_SHIFT + index * RANK_BITS) & (NETWORKS_PER_WORD - 1);
 
-	return NETWORK_BLOCKS + (word >> FIRST_SHIFT) + rank;
+	return NETWORK_WORDS + ((__u32)(word >> FIRST_SHIFT) + rank) * BLOCK_WORDS;
 }
 
-static __always_inline int find_ipv4_listing(__be32 client)
+static __always_inline int find_ipv4_listing(__be32 client, const struct balancer_settings *node)
 {
-	__u32 address = ntohl(client), network = address >> 8, zero = 0;
-	__u32 word_number = network / NETWORKS_PER_WORD, index = word_number / BLOCK_WORDS;
-	void *lists = guard_ipv4.lookup(&zero);
-	struct listings *block;
-	__u64 word;
+	__u32 address = ntohl(client), network = address >> 8;
+	/* A product instead of a choice: nothing to guess. */
+	__u32 half = (node->flags & NODE_LISTS_OTHER) * (HALF_WORDS / NODE_LISTS_OTHER);
+	__u32 index = half + network / NETWORKS_PER_WORD;
+	__u64 *word = guard_ipv4.lookup(&index);
 	int listing;
 
-	block = lists ? bpf_map_lookup_elem(lists, &index) : NULL;
-	if (!block)
+	if (!word)
 		return UNLISTED;
-	word = block->words[word_number % BLOCK_WORDS];
-	listing = pick_listing(word, network % NETWORKS_PER_WORD);
+	listing = pick_listing(*word, network % NETWORKS_PER_WORD);
 	if (likely(listing != DIFFERS))
 		return listing;
-	index = block_of(word, network % NETWORKS_PER_WORD);
-	block = bpf_map_lookup_elem(lists, &index);
-	if (!block)
-		return UNLISTED;
-	return pick_listing(block->words[address / HOSTS_PER_WORD % BLOCK_WORDS],
-			    address % HOSTS_PER_WORD);
+	index = half + block_of(*word, network % NETWORKS_PER_WORD) +
+		address / HOSTS_PER_WORD % BLOCK_WORDS;
+	word = guard_ipv4.lookup(&index);
+	return word ? pick_listing(*word, address % HOSTS_PER_WORD) : UNLISTED;
 }
 
 static __always_inline bool is_in_filter(__u64 prefix)
@@ -143,10 +135,11 @@ static __always_inline int find_ipv6_listing(const __be32 client[4])
 }
 
 /* An ICMP error counts as the client's whose packet it quotes. */
-static __always_inline int find_listing(const struct packet *packet)
+static __always_inline int find_listing(const struct packet *packet,
+					const struct balancer_settings *node)
 {
 	return packet->is_ipv6 ? find_ipv6_listing(packet->flow.client)
-			       : find_ipv4_listing(packet->flow.client[3]);
+			       : find_ipv4_listing(packet->flow.client[3], node);
 }
 
 #endif
