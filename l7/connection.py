@@ -15,7 +15,6 @@ from typing import Protocol
 
 from l7 import limits
 from l7.client_identity import ClientCertificateUnreadable
-from l7.protocol.http1 import ServerConnection
 from l7.proxy_preface import Preface
 from l7.proxy_protocol import NotAProxyHeader
 from l7.reactor import BROKEN, READ, WRITE, Reactor
@@ -27,10 +26,45 @@ from l7.transport import WOULD_BLOCK, End, SocketTransport, reason_of
 TLS_RECORD_BYTES = 16 * 1024
 
 
+class ClientCodec(Protocol):
+    """A codec towards the client, as its socket uses it (HTTP/1.1: `ServerConnection`; HTTP/2: `Http2Connection`)."""
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is in progress."""
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the client."""
+
+    def end_of_input(self) -> None:
+        """The client has ended its side in order."""
+
+    def lost(self, detail: str) -> None:
+        """The connection broke; the socket is closed already."""
+
+    def output_blocked(self) -> None:
+        """The output is above its high-water mark."""
+
+    def output_drained(self) -> None:
+        """It is below its low-water mark again."""
+
+    def deadline_passed(self) -> None:
+        """The deadline that was asked for is over."""
+
+    def close_after_response(self) -> None:
+        """Ask the client to leave when what it has begun is done."""
+
+    def stay(self) -> None:
+        """The goodbye is withdrawn."""
+
+    def goodbye(self) -> None:
+        """Close now if no request is in progress."""
+
+
 class ClientOwner(Protocol):
     """Whoever accepted a client: makes its codec, and keeps count of it."""
 
-    def client_ready(self, client: "ClientSocket", facts: TlsFacts | None) -> ServerConnection:
+    def client_ready(self, client: "ClientSocket", facts: TlsFacts | None) -> ClientCodec:
         """Make the codec: the connection, and its TLS handshake if it has one, is there."""
 
     def client_gone(self, client: "ClientSocket") -> None:
@@ -94,7 +128,7 @@ class ClientSocket(SocketTransport):
         self.trusted_hops = 0
         """As its acceptor has it."""
         self.place = place
-        self.codec: ServerConnection | None = None
+        self.codec: ClientCodec | None = None
         self._handshaking = terminator is not None
         self._greeting = Greeting(terminator) if terminator is not None else None
         super().__init__(reactor, sock)
@@ -121,8 +155,8 @@ class ClientSocket(SocketTransport):
 
     def close_after_response(self) -> None:
         """The next response is the last."""
-        if self.codec is not None:
-            self.codec.closing = True
+        if self.codec is not None and self._end is End.NONE:
+            self.codec.close_after_response()
 
     def close_if_idle(self) -> bool:
         """Close now if no request is in progress; return whether nothing more is to be done."""
@@ -137,7 +171,7 @@ class ClientSocket(SocketTransport):
     def stay(self) -> None:
         """The goodbye is withdrawn."""
         if self.codec is not None:
-            self.codec.closing = False
+            self.codec.stay()
 
     def cut(self, reason: str) -> None:
         """Reset it, whatever is in progress."""

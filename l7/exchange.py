@@ -137,6 +137,7 @@ class Exchange:
             vip=flow.vip,
             l4_node=flow.l4_node,
             tls_version=flow.tls_version,
+            protocol=flow.protocol,
             method=head.method,
             host=head.host,
             path=head.path,

@@ -27,6 +27,54 @@ MAX_INTERIM_RESPONSES = 16
 #: A PROXY header with all its TLVs. nginx: NGX_PROXY_PROTOCOL_MAX_HEADER 4096.
 MAX_PROXY_HEADER_BYTES = 4096
 
+# -- HTTP/2 ------------------------------------------------------------------------------------------------------------
+
+#: Streams of one client connection at a time. Envoy's edge advice: max_concurrent_streams 100.
+H2_MAX_CONCURRENT_STREAMS = 100
+
+#: What one stream may send before it is told to go on. Envoy's edge advice: initial_stream_window_size 64 KiB.
+H2_STREAM_WINDOW_BYTES = 64 * 1024
+
+#: The same for all streams of a connection. Envoy's edge advice: initial_connection_window_size 1 MiB.
+H2_CONNECTION_WINDOW_BYTES = 1024 * 1024
+
+#: Request bytes of one connection that wait for slow servers, above which the whole connection waits. As much as Envoy
+#: would let in at all; with less, a few stalled uploads would stall the client's other requests.
+H2_MAX_HELD_BYTES = 1024 * 1024
+
+#: Response bytes of one stream that wait for its window, above which its server is no longer read. Envoy: half of the
+#: edge advice of 32 KiB.
+H2_STREAM_OUTPUT_BYTES = 16 * 1024
+
+#: A compressed header block with all its CONTINUATION frames. Four times what is answered with 431.
+H2_MAX_HEADER_BLOCK_BYTES = 64 * 1024
+
+#: CONTINUATION frames of one header block. nghttp2: max_continuations 8 (CVE-2024-28182).
+H2_MAX_CONTINUATIONS = 8
+
+#: What a header block may unfold to, with 32 bytes for each field (RFC 7541 section 4.1), before the connection ends.
+#: hpack: DEFAULT_MAX_HEADER_LIST_SIZE 64 KiB. Above MAX_REQUEST_HEAD_BYTES the answer is 431.
+H2_MAX_HEADER_LIST_BYTES = 64 * 1024
+
+#: Control frames at a time, and how many a second are forgotten. Envoy: max_outbound_control_frames 1000.
+H2_MAX_CONTROL_FRAMES = 1000
+H2_CONTROL_FRAMES_PER_S = 50.0
+
+#: Oddities at a time, and how many a second are forgotten. HAProxy: tune.h2.fe.glitches-threshold, advised "in the
+#: hundreds"; it forgets none.
+H2_MAX_GLITCHES = 300
+H2_GLITCHES_PER_S = 5.0
+
+#: Share of any of these allowances from which a client is asked to leave. HAProxy: 75 % of the glitch threshold.
+H2_WARN_SHARE = 0.75
+
+#: Requests after which the share of early resets counts. Envoy: premature_reset_total_stream_count 500.
+H2_RESETS_FREE_REQUESTS = 500
+
+#: From the first GOAWAY of a goodbye to the final one: a round trip, as RFC 9113 section 6.8 advises. Envoy:
+#: drain_timeout 5 s for HTTP/2's second GOAWAY.
+H2_GOAWAY_GRACE_S = 5.0
+
 # -- Bodies ------------------------------------------------------------------------------------------------------------
 
 #: Decimal digits of a content-length: 10^18 - 1 fits a signed 64-bit integer, as in llhttp and nginx.

@@ -17,11 +17,12 @@ from pathlib import Path
 import trio
 
 from l7 import limits
-from l7.connection import ClientSocket
+from l7.connection import ClientCodec, ClientSocket
 from l7.flow_origin import FlowOrigin, IngressLookup
 from l7.goodbye import Farewell, place_of
 from l7.listener import Acceptor
 from l7.protocol.http1 import ServerConnection
+from l7.protocol.http2 import Http2Connection
 from l7.proxy_preface import Preface, TrustedSources
 from l7.reactor import Reactor
 from l7.request_ids import RequestIds
@@ -31,7 +32,7 @@ from l7.sides import UpstreamSide, UpstreamUser
 from l7.telemetry.access_log import AccessRecord
 from l7.telemetry.log_writer import AccessLogWriter
 from l7.telemetry.metrics import Counters, RequestMetrics
-from l7.tls import CertificateInvalid, CertificateTable, TlsFacts, TlsTerminator
+from l7.tls import HTTP2, CertificateInvalid, CertificateTable, TlsFacts, TlsTerminator
 from l7.upstream.health import HealthChecker
 from l7.upstream.pool import BackendPool, Server, Upstreams
 from orchestrator.contract.report import ServerHealth
@@ -334,10 +335,11 @@ class Proxy:
         """Count it: a trusted source that sends no header is set up wrongly."""
         self.counters.add(f'proxy_headers_refused{{reason="{reason}"}}')
 
-    def client_ready(self, client: ClientSocket, facts: TlsFacts | None) -> ServerConnection:
+    def client_ready(self, client: ClientSocket, facts: TlsFacts | None) -> ClientCodec:
         """Make the codec for a connection that can carry requests."""
         if facts is not None:
             self.counters.add(_RESUMED if facts.resumed else _FULL)
+        is_http2 = facts is not None and facts.protocol == HTTP2
         flow = Flow(
             client=client.address[0],
             vip=client.vip,
@@ -349,8 +351,9 @@ class Proxy:
             identity=facts.identity if facts is not None else None,
             is_probe=client.address[0] in self._probe_sources,
             trusted_hops=client.trusted_hops,
+            protocol="HTTP/2" if is_http2 else "HTTP/1.1",
         )
-        codec = client.codec = ServerConnection(client, self, flow)
+        codec = client.codec = (Http2Connection if is_http2 else ServerConnection)(client, self, flow)
         if self.farewell is not None:
             self.farewell.join(client, self.wall_time())
         return codec

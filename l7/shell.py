@@ -94,6 +94,7 @@ class Flow:
         "identity",
         "is_probe",
         "l4_node",
+        "protocol",
         "tls",
         "tls_version",
         "trusted_hops",
@@ -113,12 +114,14 @@ class Flow:
         identity: ClientIdentity | None = None,
         is_probe: bool = False,
         trusted_hops: int = 0,
+        protocol: str = "HTTP/1.1",
     ) -> None:
         """`client`: address without port. `l4_node`: name of the node that brought the flow, if known. `tls_version`:
         as `ssl.SSLSocket.version()` gives it, None without TLS. `cover`: hosts of the certificate that was shown.
         `client_policy`: digest of the client-certificate policy that the handshake followed. `client_allowed`: whether
         that policy lets this client in. `identity`: of the certificate that the client has shown. `is_probe`: it
-        comes from an L4 node's own address. `trusted_hops`: before this proxy; see `l7.forwarded`."""
+        comes from an L4 node's own address. `trusted_hops`: before this proxy; see `l7.forwarded`. `protocol`:
+        HTTP/1.1 (and 1.0) or HTTP/2."""
         self.client = client
         self.vip = vip
         self.l4_node = l4_node
@@ -130,6 +133,7 @@ class Flow:
         self.identity = identity
         self.is_probe = is_probe
         self.trusted_hops = trusted_hops
+        self.protocol = protocol
         #: Header lines that say where the request came from, ready to be joined into upstream heads.
         self.forwarded = direct_origin(client, tls=self.tls).lines
         if identity is not None:

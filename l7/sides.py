@@ -13,7 +13,7 @@ from l7.telemetry.flags import Flag
 
 
 class ClientSide(Protocol):
-    """A codec towards the client, as an exchange uses it (HTTP/1.1: `ServerConnection`)."""
+    """A codec towards the client, as an exchange uses it (HTTP/1.1: `ServerConnection`; HTTP/2: `ServerStream`)."""
 
     def send_continue(self) -> None:
         """Say `100 Continue`."""
@@ -38,8 +38,8 @@ class ClientSide(Protocol):
 
     def exchange_over(self, *, whole: bool, trailers: Trailers = ()) -> None:
         """The response's body is complete, and with it the exchange is over. `whole`: the request is complete, too; if
-        not, the connection ends here. `trailers`: sent if protocol, framing and client allow. See also
-        `abort_exchange`."""
+        not, the connection (HTTP/2: the stream) ends here. `trailers`: sent if protocol, framing and client allow. See
+        also `abort_exchange`."""
 
     def abort_exchange(self) -> None:
         """The exchange is over, and its response is not: cut it visibly."""

@@ -24,7 +24,10 @@ from orchestrator.contract.route import Certificate, ClientCertificatePolicy, Ho
 
 #: RFC 9325 section 4.2, without the CBC and RSA key exchange suites. TLS 1.3 suites are OpenSSL's defaults.
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-ALPN = ["http/1.1"]
+#: As ALPN names it (RFC 9113 section 3.1).
+HTTP2 = "h2"
+#: What is offered, best first (RFC 7301).
+ALPN = [HTTP2, "http/1.1"]
 
 #: What OpenSSL finds wrong with a client's certificate (X509_V_ERR_*, x509_vfy.h), as it is counted.
 _VERDICTS: Final[Mapping[int, str]] = {
@@ -187,7 +190,7 @@ class TlsTerminator:
 class TlsFacts:
     """What a finished handshake has settled."""
 
-    __slots__ = ("client_allowed", "client_policy", "cover", "identity", "resumed", "version")
+    __slots__ = ("client_allowed", "client_policy", "cover", "identity", "protocol", "resumed", "version")
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         """Raises ClientCertificateUnreadable: the client's certificate was verified, and makes no sense."""
@@ -195,6 +198,8 @@ class TlsFacts:
         assert isinstance(context, ServerContext)  # noqa: S101 - every server connection's is
         policy = context.policy
         self.version = connection.version()
+        self.protocol = connection.selected_alpn_protocol()
+        """As ALPN names it; None if the client offered nothing that is spoken here."""
         self.resumed = bool(connection.session_reused)
         self.cover = context.cover
         """The hosts of the certificate that was shown."""

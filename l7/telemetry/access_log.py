@@ -33,6 +33,7 @@ class AccessRecord:
         "l4_node",
         "method",
         "path",
+        "protocol",
         "request_id",
         "retries",
         "route",
@@ -53,6 +54,7 @@ class AccessRecord:
         vip: str,
         l4_node: str | None,
         tls_version: str | None,
+        protocol: str,
         method: bytes,
         host: bytes,
         path: bytes,
@@ -64,6 +66,8 @@ class AccessRecord:
         self.vip = vip
         self.l4_node = l4_node
         self.tls_version = tls_version
+        self.protocol = protocol
+        """Of the client's connection: HTTP/1.1 (and 1.0) or HTTP/2."""
         self.method = method
         """Empty if the request was refused before it was understood; so are host and path."""
         self.host = host
@@ -121,7 +125,8 @@ def format_line(record: AccessRecord) -> str:
         f'"duration_ms":{record.duration_s * 1000:.3f},"route":{_name(record.route)},'
         f'"backend":{_name(record.backend)},"server":{_name(record.server)},"upstream_ms":{upstream_ms},'
         f'"retries":{record.retries},"flags":"{",".join(record.flags)}","detail":{_name(record.detail)},'
-        f'"tls":{_name(record.tls_version)}{"" if record.identity is None else record.identity.log_fields}}}'
+        f'"tls":{_name(record.tls_version)},"protocol":"{record.protocol}"'
+        f"{'' if record.identity is None else record.identity.log_fields}}}"
     )
     if line.isascii() and "\x7f" not in line:
         return line

@@ -18,6 +18,7 @@ DURATION_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _HELP = {
     "requests": "Requests answered or refused.",
+    "requests_by_protocol": "Requests answered or refused, by the protocol of the client's connection.",
     "request_body_bytes": "Bytes of request bodies, without framing.",
     "response_body_bytes": "Bytes of response bodies, without framing.",
     "responses": "Responses by backend (- if none was chosen) and class of their status (none if the client saw none).",
@@ -31,6 +32,12 @@ _HELP = {
     "tls_handshakes": "TLS handshakes that succeeded: full ones, and sessions resumed.",
     "tls_handshakes_failed": "TLS handshakes that failed, by reason.",
     "tls_tickets_unknown": "Session tickets under keys that are not known: aged out, or not of this fleet.",
+    "http2_floods": "HTTP/2 connections closed for a flood, by kind.",
+    "http2_flood_warnings": "HTTP/2 connections asked to leave because a flood began, by kind.",
+    "http2_connection_errors": "HTTP/2 connections ended because a rule was broken, by reason.",
+    "http2_streams_refused": "HTTP/2 streams beyond the concurrent ones, or after a goodbye: not begun.",
+    "http2_requests_reset_unseen": "HTTP/2 requests that came together with their own reset: never begun.",
+    "http2_streams_stalled": "HTTP/2 responses reset because the client did not take their rest.",
     "worker_restarts": "Workers that ended by themselves and were started again.",
     "access_log_dropped": "Access-log records dropped because the log could not be written fast enough.",
 }
@@ -64,7 +71,7 @@ class Counters:
 class RequestMetrics:
     """What is counted about every request: a handful of additions each."""
 
-    __slots__ = ("_buckets", "_classes", "_flags", "_refused", "bytes_in", "bytes_out", "requests")
+    __slots__ = ("_buckets", "_classes", "_flags", "_protocols", "_refused", "bytes_in", "bytes_out", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -73,11 +80,13 @@ class RequestMetrics:
         self._buckets = [0] * (len(DURATION_BUCKETS_S) + 1)
         self._classes: dict[str | None, list[int]] = {}
         self._flags: dict[str, int] = {}
+        self._protocols: dict[str, int] = {}
         self._refused: dict[str, int] = {}
 
     def count(self, record: AccessRecord) -> None:
         """Count one finished request."""
         self.requests += 1
+        self._protocols[record.protocol] = self._protocols.get(record.protocol, 0) + 1
         self.bytes_in += record.bytes_in
         self.bytes_out += record.bytes_out
         self._buckets[bisect_left(DURATION_BUCKETS_S, record.duration_s)] += 1
@@ -106,6 +115,8 @@ class RequestMetrics:
                 if number:
                     code = f"{first_digit}xx" if first_digit else "none"
                     totals[f'responses{{backend="{backend or "-"}",code="{code}"}}'] = number
+        for protocol, number in self._protocols.items():
+            totals[f'requests_by_protocol{{protocol="{protocol}"}}'] = number
         for flag, number in self._flags.items():
             totals[f'response_flags{{flag="{flag}"}}'] = number
         for reason, number in self._refused.items():

@@ -19,6 +19,7 @@ def record(*, method: bytes = b"GET", host: bytes = b"www.example.com", path: by
         vip="web-v4",
         l4_node="l4-1",
         tls_version="TLSv1.3",
+        protocol="HTTP/1.1",
         method=method,
         host=host,
         path=path,
@@ -53,6 +54,7 @@ def test_a_line_says_it_all() -> None:
         "flags": "UC,URX",
         "detail": "connection_reset",
         "tls": "TLSv1.3",
+        "protocol": "HTTP/1.1",
     }
 
 

@@ -15,6 +15,7 @@ def record(path: bytes) -> AccessRecord:
         vip="web-v4",
         l4_node=None,
         tls_version=None,
+        protocol="HTTP/1.1",
         method=b"GET",
         host=b"www.example.com",
         path=path,

@@ -156,6 +156,14 @@ class ServerConnection:
         else:
             self._close()
 
+    def close_after_response(self) -> None:
+        """The next response is the last."""
+        self.closing = True
+
+    def stay(self) -> None:
+        """The goodbye is withdrawn."""
+        self.closing = False
+
     def goodbye(self) -> None:
         """A draining proxy waits no longer for this connection: closes it if it is idle; else the next response head
         says `Connection: close`."""
