@@ -22,9 +22,6 @@ from l7.tls import TlsFacts, TlsTerminator, handshake_reason
 from l7.tls_greeting import Greeting, GreetingFailed
 from l7.transport import WOULD_BLOCK, End, SocketTransport, reason_of
 
-#: A full TLS record (RFC 8446 section 5.1). After one, there is probably more.
-TLS_RECORD_BYTES = 16 * 1024
-
 
 class ClientCodec(Protocol):
     """A codec towards the client, as its socket uses it (HTTP/1.1: `ServerConnection`; HTTP/2: `Http2Connection`)."""
@@ -216,7 +213,7 @@ class ClientSocket(SocketTransport):
         codec.receive(data)
         # A full record: OpenSSL or the kernel probably holds the next one. Stepping again, behind the others, saves
         # the round through epoll, and fetches what OpenSSL has decrypted and no descriptor signals.
-        return self._tls is not None and len(data) >= TLS_RECORD_BYTES and self._end is End.NONE
+        return self._tls is not None and len(data) >= limits.TLS_RECORD_BYTES and self._end is End.NONE
 
     def _read_preface(self, preface: Preface) -> None:
         """Learn who the client is. What comes behind the header is signalled again."""

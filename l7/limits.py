@@ -97,6 +97,9 @@ MAX_TRAILER_BYTES = 8 * 1024
 #: One read from a socket. HAProxy's buffer is 16 KiB, a TLS record 16 KiB; 64 KiB halves the calls of a download.
 READ_BYTES = 64 * 1024
 
+#: A full TLS record (RFC 8446 section 5.1). After one, there is probably more.
+TLS_RECORD_BYTES = 16 * 1024
+
 #: Unsent output of one socket above which its source is no longer read. Envoy's edge advice: 32 KiB per connection
 #: buffer; one read more than that must fit, for a read that has happened is always forwarded.
 OUTPUT_HIGH_WATER_BYTES = 64 * 1024

@@ -177,11 +177,15 @@ class Proxy:
         for bound, listener in listeners.items():
             if bound not in self._acceptors and bound not in self._offered:
                 raise EditionRefused(f"listener {listener.vip}: no socket for {bound[0]} port {bound[1]}")
+        try:
+            backends = self.upstreams.build(snapshot.backends)
+        except CertificateInvalid as error:
+            raise EditionRefused(str(error)) from error
         return Edition(
             snapshot=snapshot,
             routes=Matcher(snapshot.hosts),
             certificates=certificates,
-            backends=self.upstreams.build(snapshot.backends),
+            backends=backends,
             listeners=listeners,
         )
 

@@ -29,7 +29,7 @@ HTTP2 = "h2"
 #: What is offered, best first (RFC 7301).
 ALPN = [HTTP2, "http/1.1"]
 
-#: What OpenSSL finds wrong with a client's certificate (X509_V_ERR_*, x509_vfy.h), as it is counted.
+#: What OpenSSL finds wrong with the other side's certificate (X509_V_ERR_*, x509_vfy.h), as it is counted.
 _VERDICTS: Final[Mapping[int, str]] = {
     2: "untrusted",  # UNABLE_TO_GET_ISSUER_CERT
     7: "untrusted",  # CERT_SIGNATURE_FAILURE
@@ -42,6 +42,8 @@ _VERDICTS: Final[Mapping[int, str]] = {
     22: "untrusted",  # CERT_CHAIN_TOO_LONG
     24: "untrusted",  # INVALID_CA
     26: "wrong_purpose",
+    62: "wrong_name",  # HOSTNAME_MISMATCH
+    64: "wrong_name",  # IP_ADDRESS_MISMATCH
 }
 
 
@@ -75,7 +77,9 @@ def _load(recipe: Recipe, tickets: Tickets) -> ServerContext:
     certificates, policy = recipe
     context = _server_context()
     for certificate in certificates:
-        _load_certificate(context, certificate)
+        load_chain(
+            context, certificate.chain_pem, certificate.key_pem, f"certificate of {', '.join(certificate.hosts)}"
+        )
     # The client has seen one of them, and it is not known which.
     context.cover = HostCover(set.intersection(*(set(certificate.hosts) for certificate in certificates)))
     if policy is not None:
@@ -94,16 +98,17 @@ def _session_context(recipe: Recipe) -> bytes:
     return hashlib.sha256(repr((hosts, policy.digest if policy else None)).encode()).digest()
 
 
-def _load_certificate(context: ServerContext, certificate: Certificate) -> None:
+def load_chain(context: ssl.SSLContext, chain_pem: str, key_pem: str, what: str) -> None:
+    """Have a context show a certificate. Raises CertificateInvalid, which says `what` is wrong."""
     # OpenSSL, through the standard library, reads files only. An anonymous file in memory has no name that anyone
     # else could open, and is gone with its descriptor.
     descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(f"{certificate.chain_pem}\n{certificate.key_pem}\n".encode())
+            file.write(f"{chain_pem}\n{key_pem}\n".encode())
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     except (ssl.SSLError, OSError) as error:
-        raise CertificateInvalid(f"certificate of {', '.join(certificate.hosts)}: {error}") from error
+        raise CertificateInvalid(f"{what}: {error}") from error
     finally:
         os.close(descriptor)
 
@@ -214,12 +219,17 @@ class TlsFacts:
                 self.client_allowed = not policy.allowed or not self.identity.names.isdisjoint(policy.allowed)
 
 
+def verdict(error: ssl.SSLCertVerificationError) -> str:
+    """`expired`, `untrusted`, `wrong_name`, ...: why the other side's certificate was not accepted."""
+    return _VERDICTS.get(error.verify_code, "invalid")
+
+
 def handshake_reason(error: OSError | ClientCertificateUnreadable, fallback: str) -> str:
     """A name for why a handshake failed, if it was the client's certificate; else `fallback`."""
     if isinstance(error, ClientCertificateUnreadable):
         return "client_certificate_unreadable"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"client_certificate_{_VERDICTS.get(error.verify_code, 'invalid')}"
+        return f"client_certificate_{verdict(error)}"
     if isinstance(error, ssl.SSLError) and error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return "client_certificate_missing"
     return fallback

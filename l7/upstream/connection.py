@@ -9,12 +9,16 @@ connecting ──▶ busy ◀──▶ idle ──▶ OVER
 
 import contextlib
 import socket
+import ssl
+from collections.abc import Callable
 from typing import Protocol
 
 from l7 import limits
 from l7.protocol.http1 import UpstreamConnection
 from l7.reactor import BROKEN, READ, WRITE, Reactor
+from l7.tls import verdict
 from l7.transport import WOULD_BLOCK, End, SocketTransport, reason_of
+from l7.upstream.tls import ServerTls
 
 
 class ServerPool(Protocol):
@@ -22,6 +26,7 @@ class ServerPool(Protocol):
 
     name: str
     address: tuple[str, int]
+    tls: ServerTls | None
 
     def connected(self, connection: "UpstreamSocket") -> None:
         """The connection is there."""
@@ -36,13 +41,15 @@ class ServerPool(Protocol):
 class UpstreamSocket(SocketTransport):
     """A connection to a server."""
 
-    __slots__ = ("_connecting", "_sent_any", "codec", "idle", "pool", "waiting")
+    __slots__ = ("_connecting", "_recv", "_sent_any", "_tls", "codec", "idle", "pool", "waiting")
 
     def __init__(self, reactor: Reactor, pool: ServerPool) -> None:
         family = socket.AF_INET6 if ":" in pool.address[0] else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         super().__init__(reactor, sock)
         self.pool = pool
+        self._recv: Callable[[int], bytes] = sock.recv
+        self._tls: ssl.SSLSocket | None = None
         self._connecting = True
         self._blocked = True
         self._sent_any = False
@@ -88,6 +95,8 @@ class UpstreamSocket(SocketTransport):
         """Its exchange is done with it."""
         self.idle = True
         self.waiting = None
+        if self._tls is not None and self.pool.tls is not None:
+            self.pool.tls.remember(self._tls)
         self.reactor.wheel.set(self, self.reactor.now + limits.UPSTREAM_IDLE_S)
         if self.paused:
             self.resume_reading()
@@ -111,7 +120,7 @@ class UpstreamSocket(SocketTransport):
             # What was read before a reset is still there when the codec reads on.
             return False
         try:
-            data = self.sock.recv(limits.READ_BYTES)
+            data = self._recv(limits.READ_BYTES)
         except WOULD_BLOCK:
             return False
         except OSError as error:
@@ -123,12 +132,13 @@ class UpstreamSocket(SocketTransport):
             self.paused = True
             self._note()
             self.codec.end_of_input()
-        return False
+        # A full record: there is probably more, in the kernel or in OpenSSL's hands (see `ClientSocket.step`).
+        return self._tls is not None and len(data) >= limits.TLS_RECORD_BYTES and not self.is_over
 
     def _look_at_idle(self) -> None:
         """An end, a reset, or bytes that nobody asked for: the connection is of no use to anyone."""
         try:
-            self.sock.recv(1)
+            self._recv(1)
         except WOULD_BLOCK:
             return
         except OSError:
@@ -138,15 +148,45 @@ class UpstreamSocket(SocketTransport):
         self.release()
 
     def _finish_connecting(self) -> None:
-        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._fail_to_connect(reason_of(OSError(error, "")))
+        if self._tls is None:
+            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                self._fail_to_connect(reason_of(OSError(error, "")))
+                return
+        if self.pool.tls is not None and not self._shake_hands(self.pool.tls):
             return
         self._connecting = False
         self._blocked = False
         self.reactor.wheel.clear(self)
         self._note()
         self.pool.connected(self)
+
+    def _shake_hands(self, tls: ServerTls) -> bool:
+        """Whether the handshake is done."""
+        blocked = False
+        try:
+            connection = self._tls
+            if connection is None:
+                # The descriptor is the same: the reactor need not know.
+                connection = self.sock = self._tls = tls.wrap(self.sock)
+                self._recv = connection.read
+                self._send = connection.write
+            connection.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLWantWriteError:
+            blocked = True
+        except ssl.SSLCertVerificationError as error:
+            self._fail_to_connect(f"server_certificate_{verdict(error)}")
+            return False
+        except OSError as error:
+            self._fail_to_connect(reason_of(error))
+            return False
+        else:
+            return True
+        self._blocked = blocked
+        self._note()
+        return False
 
     def _fail_to_connect(self, reason: str) -> None:
         self.release()
@@ -160,7 +200,7 @@ class UpstreamSocket(SocketTransport):
     def expired(self, now: float) -> None:
         """Connecting took too long, or it was idle long enough."""
         if self._connecting:
-            self._fail_to_connect("connect_timeout")
+            self._fail_to_connect("connect_timeout" if self._tls is None else "tls_handshake_timeout")
         elif self.idle:
             self.release()
 
@@ -182,6 +222,14 @@ class UpstreamSocket(SocketTransport):
         """The server takes no more. It may have answered before it closed: read on, to the end or the reset."""
         if self.paused or not self._sent_any:
             self._lose(reason)
+
+    def release(self, *, reset: bool = False) -> None:
+        """Close the socket now, with `close_notify` if that can be."""
+        if self._tls is not None and not reset and not self._connecting and not self.is_over:
+            # Sends it, then reports that the server's has not come yet.
+            with contextlib.suppress(OSError, ValueError):
+                self._tls.unwrap()
+        super().release(reset=reset)
 
     def end_output(self) -> None:
         """Nothing to linger for: whatever a server still has to say, nobody waits for it."""

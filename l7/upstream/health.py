@@ -8,6 +8,7 @@ intervals.
 
 import random
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,8 +61,8 @@ async def check(server: Server) -> Result:
             status = await _status(server)
         except OSError as error:
             return Result(False, error.strerror or type(error).__name__)
-        except trio.BrokenResourceError:
-            return Result(False, "connection broke before the answer")
+        except trio.BrokenResourceError as error:
+            return Result(False, _broken(error))
         took_ms = (trio.current_time() - began) * 1000
         if status is None:
             result = Result(False, "not an HTTP answer")
@@ -70,13 +71,28 @@ async def check(server: Server) -> Result:
     return result
 
 
+def _broken(error: trio.BrokenResourceError) -> str:
+    """In words: what OpenSSL found wrong, if that is why."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS: {(cause.reason or 'error').lower().replace('_', ' ')}"
+    return "connection broke before the answer"
+
+
 async def _status(server: Server) -> int | None:
     host, port = server.address
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     sock = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     with sock:
         await sock.connect(server.address)
-        stream = trio.SocketStream(sock)
+        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = trio.SocketStream(sock)
+        if server.tls is not None:
+            authority = server.tls.shared.tls.server_name
+            stream = trio.SSLStream(
+                trio.SocketStream(sock), server.tls.shared.context, server_hostname=authority, https_compatible=True
+            )
         await stream.send_all(
             f"GET {server.health.path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: edgefleet-health\r\n"
             "accept: */*\r\nconnection: close\r\n\r\n".encode("ascii")

@@ -19,19 +19,35 @@ from l7.telemetry.metrics import Counters
 from l7.transport import reason_of
 from l7.upstream.balance import LeastRequest
 from l7.upstream.connection import UpstreamSocket
+from l7.upstream.tls import BackendContext, ServerTls
 from orchestrator.contract.route import Backend, BackendServer, HealthCheck
 
 
 class Server:
     """One server of a backend, with this worker's connections to it."""
 
-    __slots__ = ("_upstreams", "active", "address", "detail", "health", "healthy", "idle", "name", "retired", "total")
+    __slots__ = (
+        "_upstreams",
+        "active",
+        "address",
+        "detail",
+        "health",
+        "healthy",
+        "idle",
+        "name",
+        "retired",
+        "tls",
+        "total",
+    )
 
-    def __init__(self, upstreams: "Upstreams", server: BackendServer, health: HealthCheck) -> None:
+    def __init__(
+        self, upstreams: "Upstreams", server: BackendServer, health: HealthCheck, shared: BackendContext | None
+    ) -> None:
         self._upstreams = upstreams
         self.name = server.name
         self.address = (str(server.address), int(server.port))
         self.health = health
+        self.tls = ServerTls(shared) if shared is not None else None
         self.healthy = True
         """By the active checks. A server is trusted until its first check says otherwise."""
         self.detail = "not checked yet"
@@ -80,10 +96,17 @@ class Server:
 class BackendPool:
     """The servers of one backend, balanced by least request."""
 
-    __slots__ = ("backend", "balancer", "pending", "servers")
+    __slots__ = ("backend", "balancer", "pending", "servers", "shared")
 
-    def __init__(self, backend: Backend, servers: tuple[Server, ...], below: Callable[[int], int]) -> None:
-        """`below(n)` gives a random integer 0 ≤ x < n."""
+    def __init__(
+        self,
+        backend: Backend,
+        servers: tuple[Server, ...],
+        below: Callable[[int], int],
+        shared: BackendContext | None = None,
+    ) -> None:
+        """`below(n)` gives a random integer 0 ≤ x < n. `shared`: TLS of all its servers."""
+        self.shared = shared
         self.backend = backend
         self.servers = servers
         self.balancer: LeastRequest[Server] = LeastRequest(servers, below)
@@ -133,7 +156,11 @@ class Upstreams:
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
     def build(self, backends: Iterable[Backend]) -> dict[str, BackendPool]:
-        """Pools for a new snapshot, aside. What did not change keeps its connections and its health."""
+        """Pools for a new snapshot, aside. What did not change keeps its connections and its health.
+
+        Raises:
+            CertificateInvalid: what a backend's TLS needs cannot be used.
+        """
         built: dict[str, BackendPool] = {}
         for backend in backends:
             present = self.backends.get(backend.name)
@@ -141,13 +168,27 @@ class Upstreams:
                 built[backend.name] = present
                 continue
             known = {server.name: server for server in present.servers} if present else {}
-            servers = tuple(self._server(known.get(each.name), each, backend.health) for each in backend.servers)
-            built[backend.name] = BackendPool(backend, servers, self._below)
+            shared = present.shared if present is not None else None
+            if backend.tls is None:
+                shared = None
+            elif shared is None or shared.tls != backend.tls:
+                shared = BackendContext(backend, backend.tls)
+            servers = tuple(
+                self._server(known.get(each.name), each, backend.health, shared) for each in backend.servers
+            )
+            built[backend.name] = BackendPool(backend, servers, self._below, shared)
         return built
 
-    def _server(self, known: Server | None, server: BackendServer, health: HealthCheck) -> Server:
-        fresh = Server(self, server, health)
-        same = known is not None and known.address == fresh.address and known.health == health
+    def _server(
+        self, known: Server | None, server: BackendServer, health: HealthCheck, shared: BackendContext | None
+    ) -> Server:
+        fresh = Server(self, server, health, shared)
+        same = (
+            known is not None
+            and known.address == fresh.address
+            and known.health == health
+            and (known.tls.shared if known.tls else None) is shared
+        )
         return known if known is not None and same else fresh
 
     def swap(self, backends: dict[str, BackendPool]) -> None:

@@ -17,7 +17,14 @@ from orchestrator.contract.pool import (
     Encapsulation,
     Probe,
 )
-from orchestrator.contract.route import MAX_TRUSTED_SOURCES, HealthCheck, HostName, Seconds, TrustedHops
+from orchestrator.contract.route import (
+    MAX_TRUSTED_SOURCES,
+    HealthCheck,
+    HostName,
+    Seconds,
+    ServerName,
+    TrustedHops,
+)
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 #: Seconds that a drain without a deadline leaves to flows that nobody can count: as long as a UDP mapping lives that
@@ -201,12 +208,28 @@ class ServerEntry(Contract):
     port: Port
 
 
+class KeyPairEntry(Contract):
+    """`backends[].tls.client_certificate`."""
+
+    certificate: str
+    key: str
+
+
+class BackendTlsEntry(Contract):
+    """`backends[].tls`."""
+
+    ca: str
+    server_name: ServerName
+    client_certificate: KeyPairEntry | None = None
+
+
 class BackendEntry(Contract):
     """`backends[]`."""
 
     name: Name
     servers: Annotated[tuple[ServerEntry, ...], Field(min_length=1)]
     health: HealthCheck = HealthCheck()
+    tls: BackendTlsEntry | None = None
 
 
 #: Sections of `platform.yaml` and of a team's file: field → model of one entry, and whether it is a list of them.

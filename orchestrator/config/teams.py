@@ -9,11 +9,13 @@ from orchestrator.config.document import Document, Place
 from orchestrator.config.entries import Placed, check_fields, names_in, read_list, refuse_repeats
 from orchestrator.config.findings import Findings
 from orchestrator.config.referenced import referenced_text
-from orchestrator.config.schema import TEAM_SECTIONS, BackendEntry, HostEntry, RouteEntry
+from orchestrator.config.schema import TEAM_SECTIONS, BackendEntry, HostEntry, KeyPairEntry, RouteEntry
 from orchestrator.contract.route import (
     Backend,
     BackendServer,
+    BackendTls,
     Certificate,
+    CertificateAndKey,
     ClientCertificatePolicy,
     Host,
     PathMatchKind,
@@ -62,7 +64,11 @@ def read_teams(
                 findings,
             )
             teams.backends.append(
-                ConfiguredBackend(backend=_backend(backend.value), owner=team, source=backend.place.position)
+                ConfiguredBackend(
+                    backend=_backend(backend.value, _backend_tls(backend, files, findings)),
+                    owner=team,
+                    source=backend.place.position,
+                )
             )
     _refuse_double_claims(all_hosts, findings)
     refuse_repeats(all_backends, lambda backend: backend.name, "a backend", findings)
@@ -123,14 +129,9 @@ def _certificate(
         absent = "certificate" if entry.certificate is None else "key"
         findings.add("missing_field", host.place.at(absent), f"{absent!r} is missing", "give both or none")
         return None
-    chain = referenced_text(host.place.at("certificate"), entry.certificate, files, findings)
-    key = referenced_text(host.place.at("key"), entry.key, files, findings)
-    if chain is None or key is None:
-        return None
-    try:
-        pair: KeyPair = check_pair(chain, key)
-    except CertificateUnusable as error:
-        findings.add(error.code, host.place.at("key" if error.in_key else "certificate"), str(error), error.hint)
+    named = KeyPairEntry(certificate=entry.certificate, key=entry.key)
+    pair = _key_pair(host.place, named, files, findings)
+    if pair is None:
         return None
     if not covers(pair.names, entry.name):
         findings.add(
@@ -157,13 +158,8 @@ def _client_certificate(
             f"{host.value.name} has no certificate of its own, and asks clients for theirs",
             "add `certificate:` and `key:`: clients show theirs in a TLS handshake",
         )
-    authorities = referenced_text(place.at("ca"), entry.ca, files, findings)
+    authorities = _authorities(place.at("ca"), entry.ca, files, findings)
     if authorities is None:
-        return None
-    try:
-        check_authorities(authorities)
-    except CertificateUnusable as error:
-        findings.add(error.code, place.at("ca"), str(error), error.hint)
         return None
     return ClientCertificatePolicy(ca_pem=authorities, required=entry.required, allowed=tuple(sorted(entry.allowed)))
 
@@ -186,8 +182,47 @@ def _host(entry: HostEntry, team: str, policy: ClientCertificatePolicy | None) -
     return Host(name=entry.name, owner=team, routes=routes, client_certificate=policy)
 
 
-def _backend(entry: BackendEntry) -> Backend:
+def _backend_tls(backend: Placed[BackendEntry], files: Mapping[str, str], findings: Findings) -> BackendTls | None:
+    entry = backend.value.tls
+    if entry is None:
+        return None
+    place = backend.place.at("tls")
+    authorities = _authorities(place.at("ca"), entry.ca, files, findings)
+    shown: CertificateAndKey | None = None
+    if entry.client_certificate is not None:
+        pair = _key_pair(place.at("client_certificate"), entry.client_certificate, files, findings)
+        if pair is not None:
+            shown = CertificateAndKey(chain_pem=pair.chain_pem, key_pem=pair.key_pem)
+    if authorities is None:
+        return None
+    return BackendTls(ca_pem=authorities, server_name=entry.server_name, client_certificate=shown)
+
+
+def _authorities(place: Place, reference: str, files: Mapping[str, str], findings: Findings) -> str | None:
+    text = referenced_text(place, reference, files, findings)
+    if text is None:
+        return None
+    try:
+        return check_authorities(text)
+    except CertificateUnusable as error:
+        findings.add(error.code, place, str(error), error.hint)
+        return None
+
+
+def _key_pair(place: Place, entry: KeyPairEntry, files: Mapping[str, str], findings: Findings) -> KeyPair | None:
+    chain = referenced_text(place.at("certificate"), entry.certificate, files, findings)
+    key = referenced_text(place.at("key"), entry.key, files, findings)
+    if chain is None or key is None:
+        return None
+    try:
+        return check_pair(chain, key)
+    except CertificateUnusable as error:
+        findings.add(error.code, place.at("key" if error.in_key else "certificate"), str(error), error.hint)
+        return None
+
+
+def _backend(entry: BackendEntry, tls: BackendTls | None) -> Backend:
     servers = tuple(
         BackendServer(name=server.name, address=server.address, port=server.port) for server in entry.servers
     )
-    return Backend(name=entry.name, servers=servers, health=entry.health)
+    return Backend(name=entry.name, servers=servers, health=entry.health, tls=tls)

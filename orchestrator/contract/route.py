@@ -19,6 +19,14 @@ HostName = Annotated[
     ),
 ]
 
+#: A host name as a server's certificate has it; one label is enough.
+ServerName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$", max_length=253
+    ),
+]
+
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -117,12 +125,32 @@ class HealthCheck(Contract):
     unhealthy_after: Annotated[int, Field(ge=1, le=10)] = 3
 
 
+class CertificateAndKey(Contract):
+    """A certificate chain and its key."""
+
+    chain_pem: str
+    key_pem: Annotated[str, Field(repr=False)]
+
+
+class BackendTls(Contract):
+    """How proxies speak TLS with a backend's servers."""
+
+    ca_pem: str
+    """CAs that sign the servers' certificates; each is trusted by itself, also if it is an intermediate."""
+    server_name: ServerName
+    """What servers are asked for (SNI), and what their certificates must be for."""
+    client_certificate: CertificateAndKey | None = None
+    """What proxies show, if they are asked."""
+
+
 class Backend(Contract):
     """A named set of servers behind the proxies; each request picks one of them anew."""
 
     name: Name
     servers: Annotated[tuple[BackendServer, ...], Field(min_length=1)]
     health: HealthCheck = HealthCheck()
+    tls: BackendTls | None = None
+    """None: plain text."""
 
 
 class Goodbye(Contract):

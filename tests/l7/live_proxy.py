@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import trio
 from cryptography import x509
@@ -88,6 +89,11 @@ class LiveBackend:
     connections: int = 0
     port: int = 0
     health_status: bytes = b"200 OK"
+    tls: ssl.SSLContext | None = None
+    """It speaks TLS."""
+    resumed: int = 0
+    """Its TLS connections that resumed a session."""
+    handshake_failures: int = 0
     life: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Cancel it, and the server dies."""
 
@@ -103,6 +109,16 @@ class LiveBackend:
 
     async def _converse(self, stream: trio.SocketStream) -> None:
         self.connections += 1
+        if self.tls is not None:
+            encrypted = trio.SSLStream(stream, self.tls, server_side=True, https_compatible=True)
+            try:
+                await encrypted.do_handshake()
+            except trio.BrokenResourceError:
+                self.handshake_failures += 1
+                return
+            self.resumed += bool(encrypted.session_reused)
+            # All that is asked of it are `send_all` and `receive_some`.
+            stream = cast("trio.SocketStream", encrypted)
         buffer = b""
         try:
             while True:

@@ -242,6 +242,29 @@ BAD: dict[str, tuple[dict[str, str], str, str, str]] = {
         f"{TEAM_FILE}:3:25 hosts[0].client_certificate",
         "no certificate of its own",
     ),
+    "CA of a backend that is none": (
+        team("    health:", "    tls: {ca: certs/www.pem, server_name: backend}\n    health:"),
+        "certificate_not_ca",
+        f"{TEAM_FILE}:10:15 backends[0].tls.ca",
+        "not a CA's certificate",
+    ),
+    "backend without a name to verify": (
+        team("    health:", "    tls: {ca: certs/www.pem}\n    health:"),
+        "missing_field",
+        f"{TEAM_FILE}:10:10 backends[0].tls.server_name",
+        "'server_name' is missing",
+    ),
+    "key of another certificate towards a backend": (
+        team(
+            "    health:",
+            "    tls:\n      client_certificate: {key: k.pem, certificate: certs/www.pem}\n"
+            "      ca: certs/www.pem\n      server_name: b\n    health:",
+        )
+        | {"teams/shop/k.pem": key_pair("www.example.com")[1]},
+        "key_mismatch",
+        f"{TEAM_FILE}:11:33 backends[0].tls.client_certificate.key",
+        "does not belong",
+    ),
     "host claimed twice": (
         files() | {"teams/other/a.yaml": TEAM.replace("certs/", "../shop/certs/").replace("shop-web", "other-web")},
         "host_claimed_twice",
