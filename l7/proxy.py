@@ -47,8 +47,6 @@ OVERLOADED = (
     b"connection: close\r\n\r\nThe proxy has too many connections.\r\n"
 )
 
-PROTOCOL = "http/1.1"
-
 _RESUMED = 'tls_handshakes{kind="resumed"}'
 _FULL = 'tls_handshakes{kind="full"}'
 
@@ -411,7 +409,9 @@ class Proxy:
 
         Without those of L4 nodes' probes, for which no drain has to wait.
         """
-        return {PROTOCOL: len(self.clients) - sum(self._per_address.get(source, 0) for source in self._probe_sources)}
+        http2 = sum(isinstance(client.codec, Http2Connection) for client in self.clients)
+        probes = sum(self._per_address.get(source, 0) for source in self._probe_sources)
+        return {"http/1.1": len(self.clients) - http2 - probes} | ({HTTP2: http2} if http2 else {})
 
     def health(self) -> tuple[ServerHealth, ...]:
         """Each server, as the active checks see it."""

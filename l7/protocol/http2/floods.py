@@ -15,7 +15,7 @@ graceful GOAWAY at 75 % of its glitch threshold), who has used it up is closed.
 | `priority`      | PRIORITY                                                | 100 × (1 + streams)                      |
 | `window_update` | WINDOW_UPDATE                                           | 50 + 2 × (streams + 10 × DATA sent)      |
 | `empty`         | DATA and CONTINUATION without a byte and without an end | `glitch` bucket                          |
-| `glitch`        | streams refused or broken, RST_STREAM on closed ones    | `glitch` bucket                          |
+| `glitch`        | streams refused or broken, frames on closed ones        | `glitch` bucket                          |
 | `continuation`  | a header block of too many frames or bytes              | none: closed at once                     |
 | `hpack`         | a header block that unfolds to more than 64 KiB         | none: closed at once                     |
 """

@@ -207,12 +207,16 @@ class Session:
         end = flags & frames.END_STREAM
         if size > self._receive_window:
             raise ConnectionBroken(ErrorCode.FLOW_CONTROL_ERROR, "connection_window")
+        if not data and not end:
+            self._glitch("empty")
         self._receive_window -= size
         self._unreturned += size
         stream = self._find(stream_id)
         if stream is None:
             if stream_id not in self._resets:
                 raise ConnectionBroken(ErrorCode.STREAM_CLOSED, "data_on_closed_stream")
+            # A few may have been under way; no window stops more of them.
+            self._glitch()
             self._return_to_connection()
             return
         if stream.peer_ended:
@@ -229,8 +233,6 @@ class Session:
             stream.unreturned += size
             if stream.paused:
                 self.held += size
-            if not data and not end:
-                self._glitch("empty")
             if end:
                 stream.peer_ended = True
             if data:
