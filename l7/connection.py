@@ -16,8 +16,9 @@ from typing import Protocol
 from l7 import limits
 from l7.client_identity import ClientCertificateUnreadable
 from l7.proxy_preface import Preface
-from l7.proxy_protocol import NotAProxyHeader
+from l7.proxy_protocol import Ends, NotAProxyHeader
 from l7.reactor import BROKEN, READ, WRITE, Reactor
+from l7.shell import Flow
 from l7.tls import TlsFacts, TlsTerminator, handshake_reason
 from l7.tls_greeting import Greeting, GreetingFailed
 from l7.transport import WOULD_BLOCK, End, SocketTransport, reason_of
@@ -90,9 +91,11 @@ class ClientSocket(SocketTransport):
         "address",
         "codec",
         "counted_as",
+        "flow",
         "l4_node",
         "local",
         "place",
+        "server_name",
         "trusted_hops",
         "vip",
     )
@@ -121,6 +124,10 @@ class ClientSocket(SocketTransport):
         """Name of the L4 node that brought it, if known."""
         self.counted_as = ""
         """For the owner: the address that it counts this connection for."""
+        self.flow: Flow | None = None
+        """For the owner: what it made of the connection."""
+        self.server_name: str | None = None
+        """As the ClientHello has it."""
         self._preface = preface
         self.trusted_hops = 0
         """As its acceptor has it."""
@@ -147,6 +154,11 @@ class ClientSocket(SocketTransport):
             self.set_deadline(limits.TLS_HANDSHAKE_S)
         else:
             self.codec = self._owner.client_ready(self, None)
+
+    def ends(self) -> Ends:
+        """What servers are told of it that take the PROXY protocol."""
+        alpn = self._tls.selected_alpn_protocol() if self._tls is not None else None
+        return Ends(self.address, self.local, self.server_name, alpn)
 
     # -- goodbyes (l7.goodbye.Leaver) ----------------------------------------------------------------------------------
 
@@ -249,6 +261,7 @@ class ClientSocket(SocketTransport):
             return None
         if tls is not None:
             # The descriptor is the same: the reactor need not know.
+            self.server_name = greeting.server_name
             self.sock = self._tls = tls
             self._greeting = None
             # One layer of Python less than recv and send.

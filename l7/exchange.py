@@ -144,6 +144,11 @@ class Exchange:
         )
         self.record.identity = flow.identity
 
+    @property
+    def request_id(self) -> str:
+        """As the access log has it."""
+        return self.record.request_id
+
     # -- The request ---------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:

@@ -354,7 +354,9 @@ class Proxy:
             is_probe=client.address[0] in self._probe_sources,
             trusted_hops=client.trusted_hops,
             protocol="HTTP/2" if is_http2 else "HTTP/1.1",
+            ends=client.ends(),
         )
+        client.flow = flow
         codec = client.codec = (Http2Connection if is_http2 else ServerConnection)(client, self, flow)
         if self.farewell is not None:
             self.farewell.join(client, self.wall_time())
@@ -363,6 +365,8 @@ class Proxy:
     def client_gone(self, client: ClientSocket) -> None:
         """Strike it from the books."""
         self.clients.discard(client)
+        if client.flow is not None and client.flow.owns_upstreams:
+            self.upstreams.flow_over(client.flow)
         if not self.clients:
             self._empty.set()
         address = client.counted_as

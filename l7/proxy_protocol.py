@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from l7 import limits
+from orchestrator.contract.route import ProxyProtocol
 
 #: Address and port.
 End = tuple[str, int]
@@ -62,6 +63,18 @@ class NotAProxyHeader(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """A client's connection, as servers are told of it."""
+
+    source: End
+    destination: End
+    server_name: str | None = None
+    """As its ClientHello has it."""
+    alpn: str | None = None
+    """As ALPN has settled it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +184,23 @@ def v2_header(source: End, destination: End, tlvs: dict[int, bytes]) -> bytes:
         body += bytes((kind,)) + len(value).to_bytes(2) + value
     family = _TCP6 if here.version == 6 else _TCP4
     return SIGNATURE + bytes((_PROXY, family)) + len(body).to_bytes(2) + body
+
+
+def announcement(version: ProxyProtocol, ends: Ends, unique_id: str) -> bytes:
+    """The header that tells a server about a client's connection. `unique_id`: of the request that it is opened for."""
+    if version is ProxyProtocol.V1:
+        return v1_header(ends.source, ends.destination)
+    tlvs = {UNIQUE_ID: unique_id.encode("ascii")[:MAX_UNIQUE_ID_BYTES]}
+    if ends.alpn:
+        tlvs[ALPN] = ends.alpn.encode("ascii")
+    if ends.server_name:
+        tlvs[AUTHORITY] = ends.server_name.encode("utf-8")
+    return v2_header(ends.source, ends.destination, tlvs)
+
+
+def local_announcement(version: ProxyProtocol) -> bytes:
+    """The header of a connection that is nobody's but the proxy's: a health check."""
+    return V1_LOCAL if version is ProxyProtocol.V1 else V2_LOCAL
 
 
 #: For connections that are nobody's but the proxy's: health checks (sections 2.1 and 2.2).

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from l7.client_identity import ClientIdentity
 from l7.forwarded import direct_origin
+from l7.proxy_protocol import Ends
 from l7.routing.hosts import HostCover
 from l7.routing.matcher import Matcher
 from l7.sides import UpstreamSide, UpstreamUser
@@ -90,10 +91,12 @@ class Flow:
         "client_allowed",
         "client_policy",
         "cover",
+        "ends",
         "forwarded",
         "identity",
         "is_probe",
         "l4_node",
+        "owns_upstreams",
         "protocol",
         "tls",
         "tls_version",
@@ -115,13 +118,14 @@ class Flow:
         is_probe: bool = False,
         trusted_hops: int = 0,
         protocol: str = "HTTP/1.1",
+        ends: Ends | None = None,
     ) -> None:
         """`client`: address without port. `l4_node`: name of the node that brought the flow, if known. `tls_version`:
         as `ssl.SSLSocket.version()` gives it, None without TLS. `cover`: hosts of the certificate that was shown.
         `client_policy`: digest of the client-certificate policy that the handshake followed. `client_allowed`: whether
         that policy lets this client in. `identity`: of the certificate that the client has shown. `is_probe`: it
         comes from an L4 node's own address. `trusted_hops`: before this proxy; see `l7.forwarded`. `protocol`:
-        HTTP/1.1 (and 1.0) or HTTP/2."""
+        HTTP/1.1 (and 1.0) or HTTP/2. `ends`: what servers are told that take the PROXY protocol."""
         self.client = client
         self.vip = vip
         self.l4_node = l4_node
@@ -134,6 +138,9 @@ class Flow:
         self.is_probe = is_probe
         self.trusted_hops = trusted_hops
         self.protocol = protocol
+        self.ends = ends
+        self.owns_upstreams = False
+        """For those who connect to servers on its behalf."""
         #: Header lines that say where the request came from, ready to be joined into upstream heads.
         self.forwarded = direct_origin(client, tls=self.tls).lines
         if identity is not None:

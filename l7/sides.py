@@ -9,6 +9,7 @@
 from typing import Protocol
 
 from l7.protocol.message import RequestHead, ResponseHead, Trailers
+from l7.proxy_protocol import Ends
 from l7.telemetry.flags import Flag
 
 
@@ -72,8 +73,27 @@ class UpstreamSide(Protocol):
         """The exchange is done with it; it is told no more."""
 
 
+class ClientFlow(Protocol):
+    """A client's connection, as those see it who connect to servers on its behalf (`l7.shell.Flow`)."""
+
+    owns_upstreams: bool
+    """Whether connections to servers are, or were, its own."""
+
+    @property
+    def ends(self) -> Ends | None:
+        """What servers are told of it, if they are."""
+
+
 class UpstreamUser(Protocol):
     """An exchange, as those see it who find it a server and read the server's response. `Exchange` says more."""
+
+    @property
+    def flow(self) -> ClientFlow:
+        """The client's connection."""
+
+    @property
+    def request_id(self) -> str:
+        """Of the request, as the access log has it."""
 
     def upstream_connected(self, connection: UpstreamSide, *, reused: bool) -> None:
         """The connection that was asked for. `reused`: it has carried a request before."""

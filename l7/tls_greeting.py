@@ -42,11 +42,13 @@ def fatal_alert(description: int) -> bytes:
 class Greeting:
     """One connection's, from its first byte until OpenSSL takes over. Has no deadline: that is the caller's."""
 
-    __slots__ = ("_low_water", "_terminator")
+    __slots__ = ("_low_water", "_terminator", "server_name")
 
     def __init__(self, terminator: TlsTerminator) -> None:
         self._terminator = terminator
         self._low_water = 1
+        self.server_name: str | None = None
+        """As the client sent it, once its ClientHello is whole."""
 
     def go_on(self, sock: socket.socket) -> ssl.SSLSocket | None:
         """Call when the socket is readable. Gives the TLS socket, which has taken `sock` over with its descriptor; None
@@ -72,6 +74,7 @@ class Greeting:
             # Who does not speak TLS would not understand an alert.
             alert = b"" if refused.reason == "not_tls" else fatal_alert(DECODE_ERROR)
             raise GreetingFailed(f"hello_{refused.reason}", alert) from refused
+        self.server_name = hello.server_name
         context = self._terminator.choose(hello)
         if context is None:
             raise GreetingFailed("unrecognized_name", fatal_alert(UNRECOGNIZED_NAME))

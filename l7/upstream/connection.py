@@ -16,6 +16,7 @@ from typing import Protocol
 from l7 import limits
 from l7.protocol.http1 import UpstreamConnection
 from l7.reactor import BROKEN, READ, WRITE, Reactor
+from l7.sides import ClientFlow
 from l7.tls import verdict
 from l7.transport import WOULD_BLOCK, End, SocketTransport, reason_of
 from l7.upstream.tls import ServerTls
@@ -41,7 +42,18 @@ class ServerPool(Protocol):
 class UpstreamSocket(SocketTransport):
     """A connection to a server."""
 
-    __slots__ = ("_connecting", "_recv", "_sent_any", "_tls", "codec", "idle", "pool", "waiting")
+    __slots__ = (
+        "_connecting",
+        "_recv",
+        "_sent_any",
+        "_tls",
+        "announcement",
+        "codec",
+        "idle",
+        "owner",
+        "pool",
+        "waiting",
+    )
 
     def __init__(self, reactor: Reactor, pool: ServerPool) -> None:
         family = socket.AF_INET6 if ":" in pool.address[0] else socket.AF_INET
@@ -58,6 +70,10 @@ class UpstreamSocket(SocketTransport):
         self.codec = UpstreamConnection(self, pool.name)
         """Only as long as the socket is open. They hold each other: let go, they need not wait for the collector of
         cycles, which comes seldom."""
+        self.announcement = b""
+        """What the server is sent before anything else, TLS included: a PROXY header. Set before `start`."""
+        self.owner: ClientFlow | None = None
+        """The client's connection that the announcement tells about: only its requests may use this one."""
         self.waiting: object | None = None
         """For the pool: who asked for it while it connects."""
 
@@ -153,6 +169,8 @@ class UpstreamSocket(SocketTransport):
             if error:
                 self._fail_to_connect(reason_of(OSError(error, "")))
                 return
+            if self.announcement and not self._announce():
+                return
         if self.pool.tls is not None and not self._shake_hands(self.pool.tls):
             return
         self._connecting = False
@@ -187,6 +205,16 @@ class UpstreamSocket(SocketTransport):
         self._blocked = blocked
         self._note()
         return False
+
+    def _announce(self) -> bool:
+        """Send what comes before everything else: at once, for a new socket's buffer is empty, and takes it whole."""
+        try:
+            self.sock.send(self.announcement)
+        except OSError as error:
+            self._fail_to_connect(reason_of(error))
+            return False
+        self.announcement = b""
+        return True
 
     def _fail_to_connect(self, reason: str) -> None:
         self.release()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import trio
 
 from l7 import limits
+from l7.proxy_protocol import local_announcement
 from l7.upstream.pool import BackendPool, Server
 from orchestrator.contract.route import HealthCheck
 
@@ -87,12 +88,13 @@ async def _status(server: Server) -> int | None:
     sock = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     with sock:
         await sock.connect(server.address)
-        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = trio.SocketStream(sock)
+        plain = trio.SocketStream(sock)
+        if server.proxy_protocol is not None:
+            await plain.send_all(local_announcement(server.proxy_protocol))
+        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = plain
         if server.tls is not None:
             authority = server.tls.shared.tls.server_name
-            stream = trio.SSLStream(
-                trio.SocketStream(sock), server.tls.shared.context, server_hostname=authority, https_compatible=True
-            )
+            stream = trio.SSLStream(plain, server.tls.shared.context, server_hostname=authority, https_compatible=True)
         await stream.send_all(
             f"GET {server.health.path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: edgefleet-health\r\n"
             "accept: */*\r\nconnection: close\r\n\r\n".encode("ascii")

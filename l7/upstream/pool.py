@@ -6,21 +6,26 @@ its kin).
 
 A connection that was asked for and is no longer wanted when it is there goes to the idle ones: the next request takes
 it.
+
+Servers that take the PROXY protocol are told about a client when a connection begins, and believe it until it ends. So
+such a connection is its client connection's alone: idle, it waits for the next request of that one, and it is closed
+when that one is over.
 """
 
 import random
 from collections.abc import Callable, Iterable
 
 from l7 import limits
+from l7.proxy_protocol import announcement, local_announcement
 from l7.reactor import Reactor
-from l7.sides import UpstreamSide, UpstreamUser
+from l7.sides import ClientFlow, UpstreamSide, UpstreamUser
 from l7.telemetry.flags import Flag
 from l7.telemetry.metrics import Counters
 from l7.transport import reason_of
 from l7.upstream.balance import LeastRequest
 from l7.upstream.connection import UpstreamSocket
 from l7.upstream.tls import BackendContext, ServerTls
-from orchestrator.contract.route import Backend, BackendServer, HealthCheck
+from orchestrator.contract.route import Backend, BackendServer, HealthCheck, ProxyProtocol
 
 
 class Server:
@@ -35,19 +40,26 @@ class Server:
         "healthy",
         "idle",
         "name",
+        "proxy_protocol",
         "retired",
         "tls",
         "total",
     )
 
     def __init__(
-        self, upstreams: "Upstreams", server: BackendServer, health: HealthCheck, shared: BackendContext | None
+        self,
+        upstreams: "Upstreams",
+        server: BackendServer,
+        health: HealthCheck,
+        shared: BackendContext | None,
+        proxy_protocol: ProxyProtocol | None,
     ) -> None:
         self._upstreams = upstreams
         self.name = server.name
         self.address = (str(server.address), int(server.port))
         self.health = health
         self.tls = ServerTls(shared) if shared is not None else None
+        self.proxy_protocol = proxy_protocol
         self.healthy = True
         """By the active checks. A server is trusted until its first check says otherwise."""
         self.detail = "not checked yet"
@@ -78,8 +90,21 @@ class Server:
         if connection.idle:
             self.idle.remove(connection)
 
+    def idle_of(self, owner: ClientFlow | None) -> UpstreamSocket | None:
+        """The idle connection that was used last, of those that this client's requests may use; no longer idle."""
+        idle = self.idle
+        if owner is None:
+            return idle.pop() if idle else None
+        for at in range(len(idle) - 1, -1, -1):
+            if idle[at].owner is owner:
+                return idle.pop(at)
+        return None
+
     def keep(self, connection: UpstreamSocket) -> None:
         """Keep a connection that nobody uses, if there is room."""
+        if connection.owner is not None and len(self.idle) >= limits.MAX_IDLE_PER_SERVER:
+            # Nobody else could use those that are there already: the oldest gives way.
+            self.idle[0].release()
         if self.retired or len(self.idle) >= limits.MAX_IDLE_PER_SERVER:
             connection.release()
         else:
@@ -173,21 +198,20 @@ class Upstreams:
                 shared = None
             elif shared is None or shared.tls != backend.tls:
                 shared = BackendContext(backend, backend.tls)
-            servers = tuple(
-                self._server(known.get(each.name), each, backend.health, shared) for each in backend.servers
-            )
+            servers = tuple(self._server(known.get(each.name), each, backend, shared) for each in backend.servers)
             built[backend.name] = BackendPool(backend, servers, self._below, shared)
         return built
 
     def _server(
-        self, known: Server | None, server: BackendServer, health: HealthCheck, shared: BackendContext | None
+        self, known: Server | None, server: BackendServer, backend: Backend, shared: BackendContext | None
     ) -> Server:
-        fresh = Server(self, server, health, shared)
+        fresh = Server(self, server, backend.health, shared, backend.send_proxy_protocol)
         same = (
             known is not None
             and known.address == fresh.address
-            and known.health == health
+            and known.health == fresh.health
             and (known.tls.shared if known.tls else None) is shared
+            and known.proxy_protocol is fresh.proxy_protocol
         )
         return known if known is not None and same else fresh
 
@@ -213,8 +237,9 @@ class Upstreams:
         if pool is None or server is None:
             exchange.upstream_failed(Flag.NO_HEALTHY_UPSTREAM, "no_server")
             return
-        if server.idle and not fresh:
-            connection = server.idle.pop()
+        owner = exchange.flow if server.proxy_protocol is not None else None
+        connection = server.idle_of(owner) if server.idle and not fresh else None
+        if connection is not None:
             server.active += 1
             connection.become_busy()
             self._used[connection.codec] = connection
@@ -237,6 +262,13 @@ class Upstreams:
                 attempt.tried[-1].active -= 1
                 attempt.connection.waiting = None
 
+    def flow_over(self, flow: ClientFlow) -> None:
+        """A client's connection is over: close those that were its own. Busy ones end with their requests."""
+        for server in self.servers():
+            if server.proxy_protocol is not None:
+                for connection in [each for each in server.idle if each.owner is flow]:
+                    connection.release()
+
     def release(self, side: UpstreamSide, reusable: bool) -> None:
         """An exchange is done with its connection."""
         connection = self._used.pop(side)
@@ -257,10 +289,15 @@ class Upstreams:
         while True:
             attempt.count += 1
             attempt.tried.append(server)
+            if server.total >= limits.MAX_CONNECTIONS_PER_SERVER and server.proxy_protocol is not None and server.idle:
+                # Idle ones, which are others' own, give way.
+                server.idle[0].release()
             if server.total >= limits.MAX_CONNECTIONS_PER_SERVER:
                 self._give_up(attempt, Flag.UPSTREAM_OVERFLOW, "server_connections")
                 return
             connection = UpstreamSocket(self._reactor, server)
+            if server.proxy_protocol is not None:
+                self._announce(attempt.exchange, connection, server.proxy_protocol)
             try:
                 connection.start()
             except OSError as error:
@@ -274,6 +311,16 @@ class Upstreams:
             attempt.connection = connection
             connection.waiting = attempt
             return
+
+    def _announce(self, exchange: UpstreamUser, connection: UpstreamSocket, version: ProxyProtocol) -> None:
+        """Have the connection begin with who the client is, and be that client's alone."""
+        flow = exchange.flow
+        ends = flow.ends
+        connection.announcement = (
+            announcement(version, ends, exchange.request_id) if ends is not None else local_announcement(version)
+        )
+        connection.owner = flow
+        flow.owns_upstreams = True
 
     def _another(self, attempt: _Attempt, reason: str) -> Server | None:
         """After a failure: a server that was not tried yet; None if the exchange was told that there is none."""
@@ -298,7 +345,10 @@ class Upstreams:
         connection.waiting = None
         if not isinstance(attempt, _Attempt):
             self._counters.add("upstream_connections_unclaimed")
-            server.keep(connection)
+            if connection.owner is None:
+                server.keep(connection)
+            else:
+                connection.release()
             return
         del self._waiting[attempt.exchange]
         attempt.pool.pending -= 1

@@ -21,6 +21,7 @@ from orchestrator.contract.route import (
     MAX_TRUSTED_SOURCES,
     HealthCheck,
     HostName,
+    ProxyProtocol,
     Seconds,
     ServerName,
     TrustedHops,
@@ -230,6 +231,7 @@ class BackendEntry(Contract):
     servers: Annotated[tuple[ServerEntry, ...], Field(min_length=1)]
     health: HealthCheck = HealthCheck()
     tls: BackendTlsEntry | None = None
+    send_proxy_protocol: ProxyProtocol | None = None
 
 
 #: Sections of `platform.yaml` and of a team's file: field → model of one entry, and whether it is a list of them.

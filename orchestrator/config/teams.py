@@ -225,4 +225,10 @@ def _backend(entry: BackendEntry, tls: BackendTls | None) -> Backend:
     servers = tuple(
         BackendServer(name=server.name, address=server.address, port=server.port) for server in entry.servers
     )
-    return Backend(name=entry.name, servers=servers, health=entry.health, tls=tls)
+    return Backend(
+        name=entry.name,
+        servers=servers,
+        health=entry.health,
+        tls=tls,
+        send_proxy_protocol=entry.send_proxy_protocol,
+    )

@@ -12,7 +12,7 @@ from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
 from orchestrator.contract.node import AgentRole, L4DrainPhase, NodeKind
 from orchestrator.contract.pool import Encapsulation, GenerationMember, MemberState
 from orchestrator.contract.report import MemberProbe, Nack, TableStatus
-from orchestrator.contract.route import HostName, Route, TrustedHops, TrustedSources
+from orchestrator.contract.route import HostName, ProxyProtocol, Route, TrustedHops, TrustedSources
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 CONFIGURATION = "/v1/configuration"
@@ -253,6 +253,7 @@ class BackendView(Contract):
     name: Name
     owner: Name
     source: str
+    send_proxy_protocol: ProxyProtocol | None = None
     servers: tuple[ServerView, ...]
 
 

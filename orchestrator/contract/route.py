@@ -143,6 +143,15 @@ class BackendTls(Contract):
     """What proxies show, if they are asked."""
 
 
+class ProxyProtocol(StrEnum):
+    """Version of the PROXY protocol (HAProxy's proxy-protocol.txt)."""
+
+    V1 = "v1"
+    """One line of text: addresses and ports."""
+    V2 = "v2"
+    """Binary; with server name, ALPN and an id."""
+
+
 class Backend(Contract):
     """A named set of servers behind the proxies; each request picks one of them anew."""
 
@@ -151,6 +160,8 @@ class Backend(Contract):
     health: HealthCheck = HealthCheck()
     tls: BackendTls | None = None
     """None: plain text."""
+    send_proxy_protocol: ProxyProtocol | None = None
+    """What connections to its servers begin with; each is then one client connection's alone. None: with HTTP."""
 
 
 class Goodbye(Contract):

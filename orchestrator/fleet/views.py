@@ -174,6 +174,7 @@ def backend_views(present: Present, board: ReportBoard) -> tuple[BackendView, ..
             name=entry.backend.name,
             owner=entry.owner,
             source=entry.source,
+            send_proxy_protocol=entry.backend.send_proxy_protocol,
             servers=tuple(
                 ServerView(
                     **server.model_dump(),
