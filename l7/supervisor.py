@@ -34,6 +34,7 @@ from l7.channel import (
     WorkerStatus,
 )
 from l7.listener import listen
+from l7.telemetry.certificates import ends_by_host
 from l7.telemetry.metrics import add_up, exposition
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import ProxyStatus, ServerHealth
@@ -330,6 +331,9 @@ class Supervisor:
             gauges[f'open_flows{{protocol="{protocol}"}}'] = flows
         for each in _agreed_health(parts):
             gauges[f'server_healthy{{backend="{each.backend}",server="{each.server}"}}'] = int(each.healthy)
+        if self.snapshot is not None:
+            for host, end in ends_by_host(self.snapshot.certificates).items():
+                gauges[f'certificate_not_after_seconds{{host="{host}"}}'] = end
         return exposition(self._counters(parts), gauges)
 
     # -- signals -------------------------------------------------------------------------------------------------------

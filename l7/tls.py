@@ -76,6 +76,11 @@ def _server_context() -> ServerContext:
 def _load(recipe: Recipe, tickets: Tickets) -> ServerContext:
     certificates, policy = recipe
     context = _server_context()
+    kinds = [certificate.kind for certificate in certificates]
+    if len(set(kinds)) < len(kinds):
+        # OpenSSL would keep the last one, and say nothing.
+        names = ", ".join(sorted({name for certificate in certificates for name in certificate.hosts}))
+        raise CertificateInvalid(f"certificates of {names}: two with a key of the same kind")
     for certificate in certificates:
         load_chain(
             context, certificate.chain_pem, certificate.key_pem, f"certificate of {', '.join(certificate.hosts)}"

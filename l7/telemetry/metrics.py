@@ -38,6 +38,7 @@ _HELP = {
     "http2_streams_refused": "HTTP/2 streams beyond the concurrent ones, or after a goodbye: not begun.",
     "http2_requests_reset_unseen": "HTTP/2 requests that came together with their own reset: never begun.",
     "http2_streams_stalled": "HTTP/2 responses reset because the client did not take their rest.",
+    "certificate_not_after_seconds": "Unix time at which a host's certificate ends; of several, the earliest.",
     "worker_restarts": "Workers that ended by themselves and were started again.",
     "access_log_dropped": "Access-log records dropped because the log could not be written fast enough.",
 }

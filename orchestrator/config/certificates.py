@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from orchestrator.contract.route import KeyKind
 
 #: Certificates in one chain file: leaf and intermediates (OpenSSL's default depth is 100; public chains have 3).
 MAX_CHAIN = 10
@@ -30,6 +33,7 @@ class KeyPair:
     chain_pem: str
     key_pem: str
     names: tuple[str, ...]
+    kind: KeyKind
 
 
 def check_pair(chain_pem: str, key_pem: str) -> KeyPair:
@@ -71,7 +75,19 @@ def check_pair(chain_pem: str, key_pem: str) -> KeyPair:
             "take the key that the certificate was requested with, or the leaf is not first in its file",
             in_key=True,
         )
-    return KeyPair(chain_pem, key_pem, names)
+    return KeyPair(chain_pem, key_pem, names, _kind(key))
+
+
+def _kind(key: object) -> KeyKind:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return KeyKind.RSA
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return KeyKind.ECDSA
+    if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
+        return KeyKind.EDDSA
+    raise CertificateUnusable(
+        "key_unreadable", "this key is of a kind that TLS does not sign with", "use EC P-256 or RSA", in_key=True
+    )
 
 
 def check_authorities(pem: str) -> str:

@@ -43,7 +43,7 @@ def load_configuration(files: Mapping[str, str]) -> Configuration:
         pools=tuple(sorted(platform.pools, key=lambda pool: pool.name)),
         vips=tuple(sorted(platform.vips, key=lambda vip: vip.name)),
         hosts=tuple(sorted(teams.hosts, key=lambda entry: entry.host.name)),
-        certificates=tuple(sorted(teams.certificates, key=lambda certificate: certificate.hosts)),
+        certificates=tuple(sorted(teams.certificates, key=lambda each: (each.hosts, each.kind or ""))),
         backends=tuple(sorted(teams.backends, key=lambda entry: entry.backend.name)),
         rows=platform.forwarding.rows,
         owners_per_row=platform.forwarding.owners_per_row,

@@ -11,6 +11,7 @@ from orchestrator.config.configuration import (
     ConfiguredVip,
 )
 from orchestrator.contract.base import Contract
+from orchestrator.contract.route import Certificate
 
 E = TypeVar("E", bound=Contract)
 
@@ -27,15 +28,18 @@ def _lines(before: Configuration, after: Configuration) -> Iterator[str]:
     yield from _entries("VIP", before.vips, after.vips, lambda vip: vip.name, describe=_vip_change)
     hosts = tuple(entry.host for entry in before.hosts), tuple(entry.host for entry in after.hosts)
     yield from _entries("host", *hosts, lambda host: host.name)
-    yield from _entries(
-        "certificate", before.certificates, after.certificates, lambda certificate: ", ".join(certificate.hosts)
-    )
+    yield from _entries("certificate", before.certificates, after.certificates, _certificate_name)
     backends = tuple(entry.backend for entry in before.backends), tuple(entry.backend for entry in after.backends)
     yield from _entries("backend", *backends, lambda backend: backend.name)
     for name in ("rows", "owners_per_row", "spread_s", "uncounted_s", "ticket_key_s", "older_ticket_keys"):
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             yield f"{name}: {old} → {new}"
+
+
+def _certificate_name(certificate: Certificate) -> str:
+    hosts = ", ".join(certificate.hosts)
+    return hosts if certificate.kind is None else f"{hosts} ({certificate.kind.upper()})"
 
 
 def _pools(before: Configuration, after: Configuration) -> Iterator[str]:

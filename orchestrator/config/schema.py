@@ -191,12 +191,20 @@ class ClientCertificateEntry(Contract):
     allowed: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...], Field(max_length=1000)] = ()
 
 
+class KeyPairEntry(Contract):
+    """`hosts[].certificates[]` and `backends[].tls.client_certificate`."""
+
+    certificate: str
+    key: str
+
+
 class HostEntry(Contract):
     """`hosts[]`."""
 
     name: HostName
     certificate: str | None = None
     key: str | None = None
+    certificates: Annotated[tuple[KeyPairEntry, ...], Field(min_length=1, max_length=3)] | None = None
     client_certificate: ClientCertificateEntry | None = None
     routes: Annotated[tuple[RouteEntry, ...], Field(min_length=1)]
 
@@ -207,13 +215,6 @@ class ServerEntry(Contract):
     name: Name
     address: Address
     port: Port
-
-
-class KeyPairEntry(Contract):
-    """`backends[].tls.client_certificate`."""
-
-    certificate: str
-    key: str
 
 
 class BackendTlsEntry(Contract):

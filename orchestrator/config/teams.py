@@ -1,6 +1,6 @@
 """`teams/<team>/*.yaml`: hosts and backends. The folder names the owner."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.config.certificates import CertificateUnusable, KeyPair, check_authorities, check_pair, covers
@@ -18,6 +18,7 @@ from orchestrator.contract.route import (
     CertificateAndKey,
     ClientCertificatePolicy,
     Host,
+    KeyKind,
     PathMatchKind,
     Route,
 )
@@ -51,9 +52,7 @@ def read_teams(
         all_backends += backends
         for host in hosts:
             _check_routes(host, team, owners, findings)
-            certificate = _certificate(host, files, plaintext, findings)
-            if certificate is not None:
-                teams.certificates.append(certificate)
+            teams.certificates += _certificates(host, files, plaintext, findings)
             policy = _client_certificate(host, files, findings)
             teams.hosts.append(ConfiguredHost(host=_host(host.value, team, policy), source=host.place.position))
         for backend in backends:
@@ -112,36 +111,60 @@ def _check_routes(host: Placed[HostEntry], team: str, owners: dict[str, set[str]
             )
 
 
-def _certificate(
+def _certificates(
     host: Placed[HostEntry], files: Mapping[str, str], plaintext: bool, findings: Findings
-) -> Certificate | None:
+) -> Iterator[Certificate]:
     entry = host.value
-    if entry.certificate is None and entry.key is None:
-        if not plaintext:
+    named = list(_named_pairs(host, findings))
+    if not named and entry.certificate is None and entry.key is None and not plaintext:
+        findings.add(
+            "certificate_missing",
+            host.place,
+            f"{entry.name} has no certificate, and every VIP speaks TLS",
+            "add `certificate:` and `key:`, paths relative to this file",
+        )
+    first: dict[KeyKind, Place] = {}
+    for each in named:
+        pair = _key_pair(each.place, each.value, files, findings)
+        if pair is None:
+            continue
+        if not covers(pair.names, entry.name):
             findings.add(
-                "certificate_missing",
-                host.place,
-                f"{entry.name} has no certificate, and every VIP speaks TLS",
-                "add `certificate:` and `key:`, paths relative to this file",
+                "certificate_not_for_host",
+                each.place.at("certificate"),
+                f"the certificate serves {', '.join(pair.names[:10]) or 'no DNS name'}, not {entry.name}",
+                "request one with this name as subject alternative name",
             )
-        return None
-    if entry.certificate is None or entry.key is None:
+        elif pair.kind in first:
+            findings.add(
+                "certificate_kind_repeated",
+                each.place.at("certificate"),
+                f"{entry.name} has one with an {pair.kind.upper()} key already, at {first[pair.kind].position}",
+                "keep one of each kind: clients choose by the kind of key, ECDSA or RSA",
+            )
+        else:
+            first[pair.kind] = each.place.at("certificate")
+            yield Certificate(hosts=(entry.name,), chain_pem=pair.chain_pem, key_pem=pair.key_pem, kind=pair.kind)
+
+
+def _named_pairs(host: Placed[HostEntry], findings: Findings) -> Iterator[Placed[KeyPairEntry]]:
+    """Certificates that a host names, in either way of writing."""
+    entry = host.value
+    if entry.certificates is not None:
+        if entry.certificate is not None or entry.key is not None:
+            findings.add(
+                "certificate_written_twice",
+                host.place.at("certificates"),
+                f"{entry.name} has `certificates` beside `certificate` or `key`",
+                "put all of them into `certificates`",
+            )
+        for index, each in enumerate(entry.certificates):
+            yield Placed(each, host.place.at("certificates", index))
+    elif entry.certificate is not None and entry.key is not None:
+        yield Placed(KeyPairEntry(certificate=entry.certificate, key=entry.key), host.place)
+    elif entry.certificate is not None or entry.key is not None:
         absent = "certificate" if entry.certificate is None else "key"
         findings.add("missing_field", host.place.at(absent), f"{absent!r} is missing", "give both or none")
-        return None
-    named = KeyPairEntry(certificate=entry.certificate, key=entry.key)
-    pair = _key_pair(host.place, named, files, findings)
-    if pair is None:
-        return None
-    if not covers(pair.names, entry.name):
-        findings.add(
-            "certificate_not_for_host",
-            host.place.at("certificate"),
-            f"the certificate serves {', '.join(pair.names[:10]) or 'no DNS name'}, not {entry.name}",
-            "request one with this name as subject alternative name",
-        )
-        return None
-    return Certificate(hosts=(entry.name,), chain_pem=pair.chain_pem, key_pem=pair.key_pem)
 
 
 def _client_certificate(
@@ -151,7 +174,7 @@ def _client_certificate(
     if entry is None:
         return None
     place = host.place.at("client_certificate")
-    if host.value.certificate is None:
+    if host.value.certificate is None and host.value.certificates is None:
         findings.add(
             "client_certificate_without_tls",
             place,

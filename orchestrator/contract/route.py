@@ -61,12 +61,25 @@ class Listener(Contract):
     """Connections from these begin with a PROXY header, and others do not."""
 
 
+class KeyKind(StrEnum):
+    """What a certificate's key signs with."""
+
+    ECDSA = "ecdsa"
+    RSA = "rsa"
+    EDDSA = "eddsa"
+
+
 class Certificate(Contract):
-    """A certificate chain and its key, with the host names that it serves."""
+    """A certificate chain and its key, with the host names that it serves.
+
+    Several may serve one name, each with a key of another kind: a client gets the best of those that it understands.
+    """
 
     hosts: Annotated[tuple[HostName, ...], Field(min_length=1)]
     chain_pem: str
     key_pem: Annotated[str, Field(repr=False)]
+    kind: KeyKind | None = None
+    """None: not known, as in snapshots of earlier versions."""
 
 
 class ClientCertificatePolicy(Contract):

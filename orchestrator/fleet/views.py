@@ -298,7 +298,10 @@ def _members(
 def _certificate_ends(present: Present) -> dict[str, float]:
     ends: dict[str, float] = {}
     for certificate in present.configuration.certificates:
-        ends.update(dict.fromkeys(certificate.hosts, _end_of(certificate.chain_pem)))
+        end = _end_of(certificate.chain_pem)
+        for host in certificate.hosts:
+            # Of several, the one that ends first: some clients get no other.
+            ends[host] = min(end, ends.get(host, end))
     return ends
 
 

@@ -242,6 +242,24 @@ BAD: dict[str, tuple[dict[str, str], str, str, str]] = {
         f"{TEAM_FILE}:3:25 hosts[0].client_certificate",
         "no certificate of its own",
     ),
+    "two certificates of one kind": (
+        team(
+            "    certificate: certs/www.pem\n    key: certs/www.key\n",
+            "    certificates:\n" + "      - {certificate: certs/www.pem, key: certs/www.key}\n" * 2,
+        ),
+        "certificate_kind_repeated",
+        f"{TEAM_FILE}:5:23 hosts[0].certificates[1].certificate",
+        f"with an ECDSA key already, at {TEAM_FILE}:4:23",
+    ),
+    "certificates in both ways of writing": (
+        team(
+            "    key: certs/www.key\n",
+            "    key: certs/www.key\n    certificates: [{certificate: certs/www.pem, key: certs/www.key}]\n",
+        ),
+        "certificate_written_twice",
+        f"{TEAM_FILE}:5:19 hosts[0].certificates",
+        "beside `certificate`",
+    ),
     "CA of a backend that is none": (
         team("    health:", "    tls: {ca: certs/www.pem, server_name: backend}\n    health:"),
         "certificate_not_ca",
