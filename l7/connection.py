@@ -343,11 +343,6 @@ class ClientSocket(SocketTransport):
         if self.codec is not None and self._end is End.NONE:
             self.codec.output_drained()
 
-    def written(self) -> None:
-        """A client that takes its last response slowly is given time, as long as it takes some of it."""
-        if self._end is End.CLOSE:
-            self.set_deadline(limits.STREAM_IDLE_S)
-
     def broke(self, reason: str) -> None:
         """The client is gone."""
         if self._end is End.NONE:
@@ -359,7 +354,8 @@ class ClientSocket(SocketTransport):
         """Write what is queued, end the output, and linger."""
         if self._end is End.NONE:
             super().close()
-            self.set_deadline(limits.STREAM_IDLE_S)
+            # Once, whatever of it is taken: who takes a byte now and then would else keep it for hours.
+            self.set_deadline(limits.STREAM_IDLE_S + self.queued_bytes / limits.MIN_BYTES_PER_S)
             # What still comes is discarded: a socket closed with unread input resets the connection, and the reset
             # may overtake the response (RFC 9112 section 9.6). After the client's own end nothing comes.
 

@@ -208,7 +208,7 @@ class Exchange:
             self._hold(data)
         upstream.send_body(data)
         if self.phase is not _STREAMING:
-            self._client.set_deadline(limits.STREAM_IDLE_S)
+            self._client.set_deadline(self._body_wait())
 
     def request_end(self, trailers: Trailers = ()) -> None:
         """The request is whole."""
@@ -276,7 +276,7 @@ class Exchange:
         connection.send_request(self, self._head, self._extra)
         if self._head.length:
             self._send_held(connection)
-        self._client.set_deadline(self._timeout_s if self._request_ended else limits.STREAM_IDLE_S)
+        self._client.set_deadline(self._timeout_s if self._request_ended else self._body_wait())
 
     def upstream_failed(self, flag: Flag, detail: str, server: str | None = None) -> None:
         """The other answer: UF connecting failed, UH no server, UO a bound was reached. `detail`: `connect_timeout`,
@@ -386,6 +386,12 @@ class Exchange:
         if self.phase is _OPENING:
             # The shell bounds connecting; this bounds waiting for a turn as well.
             self._client.set_deadline(limits.CONNECT_S + self._timeout_s)
+
+    def _body_wait(self) -> float:
+        """Seconds until more of the request's body must have come: a part renews one deadline, and not the other."""
+        allowed = limits.REQUEST_BODY_S + self.record.bytes_in / limits.MIN_BYTES_PER_S
+        left = self._started_at + allowed - self._services.now()
+        return min(limits.STREAM_IDLE_S, left) if left > 0.0 else 0.0
 
     def _send_held(self, connection: UpstreamSide) -> None:
         """Send the body so far, and let the client go on with the rest."""

@@ -133,6 +133,14 @@ REQUEST_HEAD_S = 10.0
 #: An idle client connection between two requests, and before the first. nginx: keepalive_timeout 75 s.
 CLIENT_IDLE_S = 75.0
 
+#: A whole request body, however steadily it drips in. Envoy's edge advice: request_timeout 300 s. Bytes that come earn
+#: more time, at the rate below, so that a large upload over a thin line is not taken for an attack.
+REQUEST_BODY_S = 300.0
+
+#: The slowest that a client may send a body, or take the end of its last response, in the long run. Apache
+#: mod_reqtimeout: MinRate 500.
+MIN_BYTES_PER_S = 500
+
 #: Silence in the middle of a request body, of a response body, or of a client that does not take its response.
 #: nginx: client_body_timeout, proxy_read_timeout and send_timeout, 60 s each.
 STREAM_IDLE_S = 60.0

@@ -272,6 +272,35 @@ def test_a_body_that_stops_is_a_408_and_one_that_is_not_taken_a_504() -> None:
     check_own_answer(world, 504, "gateway_timeout", "upstream_write_timeout", (Flag.UPSTREAM_REQUEST_TIMEOUT,))
 
 
+def test_a_body_that_drips_is_a_408_however_steadily() -> None:
+    world = World().pool()
+    world.request(POST.replace(b"Content-Length: 5", b"Content-Length: 5000"))
+    began = world.time
+    for _ in range(400):
+        world.request(b"x")
+        assert world.wire.deadline is not None
+        if world.wire.deadline < limits.STREAM_IDLE_S / 6:
+            break
+        world.time += limits.STREAM_IDLE_S / 6
+    assert limits.REQUEST_BODY_S - 10 <= world.time - began <= limits.REQUEST_BODY_S
+    world.client.deadline_passed()
+    check_own_answer(world, 408, "request_timeout", "request_body_timeout", (Flag.STREAM_IDLE_TIMEOUT,))
+
+
+def test_a_large_body_over_a_thin_line_is_given_its_time() -> None:
+    size = 3600 * 2 * limits.MIN_BYTES_PER_S
+    world = World().pool()
+    world.request(POST.replace(b"Content-Length: 5", b"Content-Length: %d" % size))
+    for _ in range(360):
+        world.request(bytes(size // 360))
+        world.time += 10
+        if world.client.exchange is not None and world.wire.deadline != 7:
+            assert world.wire.deadline == limits.STREAM_IDLE_S
+    assert world.log == []
+    world.respond(OK)
+    assert world.last.status == 200
+
+
 # -- Cuts --------------------------------------------------------------------------------------------------------------
 
 

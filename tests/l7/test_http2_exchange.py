@@ -20,7 +20,7 @@ def test_a_request_becomes_one_to_a_server_and_its_answer_comes_back() -> None:
         b"GET /a?b=c HTTP/1.1\r\nhost: www.example.com\r\naccept: */*\r\ncookie: a=b; c=d\r\n"
         b"x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: https\r\nforwarded: for=192.0.2.7;proto=https\r\n"
         b"x-request-id: id-1\r\n"
-        b"te: trailers\r\nconnection: te\r\nvia: 1.1 edgefleet\r\n\r\n"
+        b"te: trailers\r\nconnection: te\r\nvia: 2 edgefleet\r\n\r\n"
     )
     world.answer(b"HTTP/1.1 200 OK\r\nServer: x\r\nConnection: close\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\n\r\nok")
     seen = world.seen[stream]

@@ -166,3 +166,19 @@ async def test_each_request_leaves_one_line_in_the_access_log(tmp_path: Path) ->
     assert [(line["path"], line["status"], line["vip"]) for line in lines] == [("/a", 200, "web-v4")] * 3
     assert len({line["request_id"] for line in lines}) == 3
     assert json.loads(path.read_text())["path"] == "/b"
+
+
+async def test_the_last_response_is_not_kept_for_who_takes_it_a_byte_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_proxy(LiveBackend()) as live, await live.connect() as stream:
+        await live.settled(lambda: bool(live.proxy.clients))
+        (client,) = live.proxy.clients
+        monkeypatch.setattr(limits, "STREAM_IDLE_S", 0.5)
+        monkeypatch.setattr(limits, "MIN_BYTES_PER_S", 1e8)
+        client.send(bytes(32_000_000))  # more than the kernel takes
+        client.close()
+        live.proxy.reactor.settle()
+        assert client.queued_bytes > 0
+        # Taken steadily, it would be whole in the end.
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(60):
+            while await stream.receive_some(32768):  # noqa: ASYNC110 - this is how it is taken, not what is waited for
+                await trio.sleep(0.005)

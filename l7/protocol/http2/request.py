@@ -127,6 +127,7 @@ class RequestReader:
             expects_continue=awaits_continue,
             accepts_trailers=accepts_trailers,
         )
+        head.version = b"2"
         if claims:
             head.claims = claims
         return head
