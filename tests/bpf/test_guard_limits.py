@@ -70,8 +70,9 @@ def date_refusals(balancer: BalancerProgram, seconds: float) -> None:
     """Makes all refusals that are remembered so old."""
     with balancer._pins.open("refusals") as array:
         octets = bytearray(array.read_array())
-        at = int((time.monotonic() - seconds) / UNIT_S) & 0xFFFF_FFFF
-        for place in words_in_use(octets):
+        places = words_in_use(octets)
+        at = int((time.monotonic() - seconds) / UNIT_S) & 0xFFFF_FFFF  # last: finding the places takes its time
+        for place in places:
             struct.pack_into("=I", octets, place + 4, at)
         array.write_array(bytes(octets))
 
