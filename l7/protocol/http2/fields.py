@@ -1,18 +1,14 @@
-"""Header blocks (HPACK, RFC 7541).
+"""Writing header blocks (HPACK, RFC 7541): without a dynamic table, as nginx does.
 
-Written without a dynamic table, as nginx does: names from the static table, values as they are. That costs some bytes
-on the wire and saves the state, its memory, and two thirds of the time. What repeats is remembered as bytes.
+Names come from the static table, values go as they are. That costs some bytes on the wire and saves the state, its
+memory, and two thirds of the time. What repeats is remembered as bytes.
 """
 
 from typing import Final
 
-from hpack import Decoder
-from hpack.exceptions import HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 
-from l7 import limits
-from l7.protocol.http2.frames import ConnectionBroken, ErrorCode
-from l7.protocol.message import Headers, Trailers
+from l7.protocol.message import Trailers
 
 #: Lines that are remembered. Values that change (dates, lengths, ids) push the others out, so it is emptied when full.
 _REMEMBERED: Final = 1024
@@ -22,29 +18,6 @@ for _index, (_name, _) in enumerate(HeaderTable.STATIC_TABLE, start=1):
     _NAMES.setdefault(_name, _index)
 
 _STATUS_INDEX: Final = {b"200": 8, b"204": 9, b"206": 10, b"304": 11, b"400": 12, b"404": 13, b"500": 14}
-
-
-class FieldReader:
-    """Decodes the header blocks of one connection, in order."""
-
-    __slots__ = ("_decode",)
-
-    def __init__(self) -> None:
-        self._decode = Decoder(max_header_list_size=limits.H2_MAX_HEADER_LIST_BYTES).decode
-
-    def read(self, block: bytes) -> Headers:
-        """Give the fields of one block.
-
-        Raises:
-            ConnectionBroken: it cannot be decoded, and so no later one could be either, or it unfolds to more than
-                anybody has use for.
-        """
-        try:
-            return self._decode(block, raw=True)  # type: ignore[return-value]
-        except OversizedHeaderListError:
-            raise ConnectionBroken(ErrorCode.ENHANCE_YOUR_CALM, "header_list_too_large") from None
-        except HPACKError:
-            raise ConnectionBroken(ErrorCode.COMPRESSION_ERROR, "header_block") from None
 
 
 def _integer(value: int, prefix_bits: int, first: int) -> bytes:

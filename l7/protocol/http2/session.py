@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from l7 import limits
 from l7.protocol.http2 import frames
-from l7.protocol.http2.fields import FieldReader
+from l7.protocol.http2.field_reader import FieldReader
 from l7.protocol.http2.floods import Conduct
 from l7.protocol.http2.frames import ConnectionBroken, ErrorCode, StreamBroken
 from l7.protocol.http2.outflow import Outflow
