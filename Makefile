@@ -17,7 +17,7 @@ EXTENSION := l4/table_build$(shell $(PYTHON) -c 'import sysconfig; print(sysconf
 PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2 iproute2 ethtool procps \
             openssl curl jq tcpdump tshark nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
 
-.PHONY: help setup check-system packages lint format test-fast test demo soak bench-l4 clean lock
+.PHONY: help setup check-system packages lint format test-fast fuzz test demo soak bench-l4 clean lock
 
 help: ## what this file can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ format: setup ## rewrite the sources as the lint wants them
 
 test-fast: setup ## unit tests: no root, under a minute
 	$(BIN)/pytest -m "not kernel and not lab" --numprocesses 2 --dist loadfile
+
+FUZZ_RUNS ?= 100000
+fuzz: setup ## the HTTP/1 codecs against what coverage-guided fuzzing finds (FUZZ_RUNS=100000)
+	$(BIN)/python -m tests.l7.fuzz_http1 -runs=$(FUZZ_RUNS)
 
 test: setup ## everything: unit, kernel programs, lab (root, minutes)
 	@status=0; \

@@ -238,6 +238,7 @@ REFUSED: list[Refused] = [
             "CR before a value": (coded(b"Transfer-Encoding:\rchunked"), "bare_cr"),
             "CR in the request line": (by_start(b"GET /row\r HTTP/1.1"), "bare_cr"),
             "CR CR LF after the request line": (by_start(b"GET /row HTTP/1.1\r"), "bare_cr"),
+            "CR, and LF later": (get(b"X: y\rZ", b"A: b\nC: d"), "bare_cr"),
             "LF before the request line": (b"\n" + get(), "bare_lf"),
             "CR before the request line": (b"\r" + get(), "bare_cr"),
             "two empty lines before the request line": (b"\r\n\r\n" + get(), "empty_lines"),

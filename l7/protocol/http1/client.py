@@ -229,15 +229,21 @@ class UpstreamConnection:
             data = self._buffer + data
         end = data.find(b"\r\n\r\n", 0, limits.MAX_RESPONSE_HEAD_BYTES)
         if end < 0:
+            if reason := syntax.bare_line_end(data[: limits.MAX_RESPONSE_HEAD_BYTES]):
+                raise BadResponse(reason)
             if len(data) >= limits.MAX_RESPONSE_HEAD_BYTES:
                 raise BadResponse("head_too_large")
-            if reason := syntax.bare_line_end(data):
-                raise BadResponse(reason)
             self._buffer = data
             return None
         end += 4
         self._buffer = b""
-        head, chunked, keep_alive = self._head_reader.read(data[:end], to_head=self._to_head)
+        try:
+            head, chunked, keep_alive = self._head_reader.read(data[:end], to_head=self._to_head)
+        except BadResponse:
+            # Of several rules, this one is seen first in a head that comes in pieces; so it is named first in any.
+            if reason := syntax.bare_line_end(data[:end]):
+                raise BadResponse(reason) from None
+            raise
         if head.status < 200:
             exchange.interim_head(head)
             return data[end:] if self.exchange is exchange else None

@@ -70,6 +70,8 @@ HOST: Final = re.compile(
 #: An absolute-form target (RFC 9112 section 3.2.2), without user information.
 ABSOLUTE_FORM: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[^?]*)?(\?.*)?", re.DOTALL)
 
+#: A CR at the very end may still be followed by its LF.
+_BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 _OBS_FOLD: Final = re.compile(rb"\r\n[ \t]")
 _SPACE_BEFORE_COLON: Final = re.compile(rb"\r\n[^:\r\n]*[ \t]:")
 _HEADER_LINE: Final = re.compile(TOKEN.pattern + rb":")
@@ -83,13 +85,11 @@ def last_chunk(trailers: Trailers) -> bytes:
 
 
 def bare_line_end(part: bytes) -> str | None:
-    """The reason to refuse (part of) a head for a CR or LF on its own; None: there is none so far."""
-    pairs = part.count(b"\r\n")
-    if part.count(b"\n") != pairs:
-        return "bare_lf"
-    if part.count(b"\r") != pairs + part.endswith(b"\r"):
-        return "bare_cr"
-    return None
+    """The reason to refuse (part of) a head for a CR or LF on its own, the first one; None: there is none so far."""
+    first = _BARE_LINE_END.search(part)
+    if first is None:
+        return None
+    return "bare_lf" if first[0] == b"\n" else "bare_cr"
 
 
 def diagnose(head: bytes) -> str:
