@@ -56,6 +56,9 @@ H2_MAX_CONTINUATIONS = 8
 #: hpack: DEFAULT_MAX_HEADER_LIST_SIZE 64 KiB. Above MAX_REQUEST_HEAD_BYTES the answer is 431.
 H2_MAX_HEADER_LIST_BYTES = 64 * 1024
 
+#: Settings in one SETTINGS frame. nghttp2: NGHTTP2_DEFAULT_MAX_SETTINGS 32.
+H2_MAX_SETTINGS = 32
+
 #: Control frames at a time, and how many a second are forgotten. Envoy: max_outbound_control_frames 1000.
 H2_MAX_CONTROL_FRAMES = 1000
 H2_CONTROL_FRAMES_PER_S = 50.0

@@ -8,6 +8,7 @@ import hpack
 import pytest
 import trio
 
+from l7 import limits
 from l7.protocol.http2 import frames
 from l7.protocol.http2.frames import (
     CONTINUATION,
@@ -79,6 +80,34 @@ def test_a_flood_is_warned_then_closed_and_counted_by_its_name(kind: str) -> Non
     if warns:
         assert goaways[0] == (2**31 - 1).to_bytes(4) + bytes(4), "asked in peace first"
         assert len(goaways) == 2
+
+
+def test_a_frame_of_too_many_settings_is_not_worked_through() -> None:
+    window = frames.SETTINGS_INITIAL_WINDOW_SIZE.to_bytes(2) + (1000).to_bytes(4)
+    world, answered = raw(request(1) + frame(frames.SETTINGS, 0, 0, window * (limits.H2_MAX_SETTINGS + 1)))
+    assert goaway_code(answered) is ErrorCode.ENHANCE_YOUR_CALM
+    assert 'http2_floods{kind="settings"}' in world.counted
+    _, answered = raw(request(1) + frame(frames.SETTINGS, 0, 0, window * limits.H2_MAX_SETTINGS))
+    assert goaway_code(answered) is None
+
+
+def test_streams_after_the_final_goodbye_are_counted_too() -> None:
+    world, _ = raw(request(1))
+    world.server.close_after_response()
+    world.time += limits.H2_GOAWAY_GRACE_S
+    world.server.deadline_passed()
+    for at in range(limits.H2_MAX_GLITCHES + 1):
+        world.server.receive(request(3 + 2 * at))
+        if world.wire.ended:
+            break
+    assert world.wire.ended == "closed"
+    assert 'http2_floods{kind="glitch"}' in world.counted
+
+
+def test_a_browser_may_change_its_mind_about_priorities() -> None:
+    world, _ = raw(b"".join(request(1 + 2 * at) + frame(frames.PRIORITY_UPDATE, 0, 0, bytes(8)) for at in range(90)))
+    assert len(world.opened) == 90
+    assert goaway_code(split(world.wire.take())) is None
 
 
 def test_who_pings_now_and_then_may_do_so_for_weeks() -> None:

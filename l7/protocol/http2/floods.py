@@ -7,12 +7,12 @@ graceful GOAWAY at 75 % of its glitch threshold), who has used it up is closed.
 
 | kind            | what counts                                             | allowance                                |
 |-----------------|---------------------------------------------------------|------------------------------------------|
-| `rapid_reset`   | requests reset by the client before their answer began  | half of the requests, from the 500th on  |
+| `rapid_reset`   | requests reset by the client before their answer began  | half of the requests, but 250            |
 | `settings`      | SETTINGS                                                | `control` bucket                         |
 | `ping`          | PING                                                    | `control` bucket                         |
 | `unknown`       | frames of unknown types                                 | `control` bucket                         |
 | `goaway`        | GOAWAY                                                  | `control` bucket                         |
-| `priority`      | PRIORITY                                                | 100 × (1 + streams)                      |
+| `priority`      | PRIORITY, PRIORITY_UPDATE (RFC 9218)                    | 100 × (1 + streams)                      |
 | `window_update` | WINDOW_UPDATE                                           | 50 + 2 × (streams + 10 × DATA sent)      |
 | `empty`         | DATA and CONTINUATION without a byte and without an end | `glitch` bucket                          |
 | `glitch`        | streams refused or broken, frames on closed ones        | `glitch` bucket                          |

@@ -26,6 +26,8 @@ PING: Final = 0x6
 GOAWAY: Final = 0x7
 WINDOW_UPDATE: Final = 0x8
 CONTINUATION: Final = 0x9
+#: RFC 9218 section 7.1: an extension that browsers send.
+PRIORITY_UPDATE: Final = 0x10
 
 END_STREAM: Final = 0x1
 ACK: Final = 0x1

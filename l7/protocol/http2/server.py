@@ -349,8 +349,7 @@ class Http2Connection:
             self._services.count("http2_streams_refused")
             self._transport.send(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
             session.remember_reset(stream_id)
-            if not self._is_final:
-                self._judge_glitch()
+            self._judge_glitch()
             return
         stream = ServerStream(self, stream_id, session.peer_stream_window)
         stream.peer_ended = end

@@ -130,6 +130,7 @@ class Session:
             frames.GOAWAY: self._goaway,
             frames.WINDOW_UPDATE: self._window_update,
             frames.CONTINUATION: self._continuation,
+            frames.PRIORITY_UPDATE: self._priority_update,
         }
 
     def __repr__(self) -> str:
@@ -310,6 +311,10 @@ class Session:
             raise ConnectionBroken(ErrorCode.FRAME_SIZE_ERROR, "priority_length")
         self._judge("priority", self.conduct.priority())
 
+    def _priority_update(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
+        """Ignored likewise."""
+        self._judge("priority", self.conduct.priority())
+
     def _rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise ConnectionBroken(ErrorCode.FRAME_SIZE_ERROR, "rst_stream_length")
@@ -332,7 +337,11 @@ class Session:
             self._judge("settings", self.conduct.control(self._now()))
             return
         self._settled = True
-        for name, value in frames.read_settings(payload):
+        settings = frames.read_settings(payload)
+        if len(settings) > limits.H2_MAX_SETTINGS:
+            # A window for all streams, set again and again, is work for each of them.
+            self._judge("settings", 1.0)
+        for name, value in settings:
             self._set(name, value)
         self._transport.send(frames.SETTINGS_ACK)
         self._judge("settings", self.conduct.control(self._now()))
