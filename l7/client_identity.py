@@ -8,12 +8,10 @@ from urllib.parse import quote
 
 from cryptography import x509
 
+from l7 import limits
+
 #: The header that backends get, in Envoy's words (`x-forwarded-client-cert`), whatever else was sent under that name.
 HEADER: Final = b"x-forwarded-client-cert"
-
-#: Its value. Subject alternative names that do not fit are left out; the hash stands for all of them. Half of nginx's
-#: usual 8 KiB for a header line.
-MAX_VALUE_BYTES: Final = 4096
 
 #: A subject in the access log: as long as any sensible one, and far below what collectors cut off at.
 MAX_LOGGED_SUBJECT: Final = 256
@@ -58,7 +56,7 @@ class ClientIdentity:
         value = f'Hash={self.sha256};Subject="{quote(self.subject, safe=" !#$&()*+,-./:;<=>?@[]^_{|}~")[:2048]}"'
         for kind, name in alternatives:
             element = f";{kind}={quote(name, safe=':/@-._~+*?')}"
-            if len(value) + len(element) > MAX_VALUE_BYTES:
+            if len(value) + len(element) > limits.MAX_CLIENT_CERTIFICATE_BYTES:
                 break
             value += element
         return value

@@ -78,6 +78,18 @@ H2_RESETS_FREE_REQUESTS = 500
 #: drain_timeout 5 s for HTTP/2's second GOAWAY.
 H2_GOAWAY_GRACE_S = 5.0
 
+#: A ClientHello with its record headers. nginx: preread_buffer_size 16 KiB; Envoy's TLS inspector: 16 KiB. The largest
+#: seen of browsers, with post-quantum key shares and Encrypted ClientHello, are below 3 KiB.
+MAX_HELLO_BYTES = 16 * 1024
+
+#: Records that one ClientHello may be cut into (RFC 8446 section 5.1 sets no bound). Clients that cut at all, to get
+#: past censors, make a handful.
+MAX_HELLO_RECORDS = 16
+
+#: What backends are told about a client's certificate. Subject alternative names that do not fit are left out; the hash
+#: stands for all of them. Half of nginx's usual 8 KiB for a header line.
+MAX_CLIENT_CERTIFICATE_BYTES = 4096
+
 # -- Bodies ------------------------------------------------------------------------------------------------------------
 
 #: Decimal digits of a content-length: 10^18 - 1 fits a signed 64-bit integer, as in llhttp and nginx.

@@ -13,7 +13,8 @@ import socket
 import ssl
 from typing import Final
 
-from l7.protocol.client_hello import MAX_HELLO_BYTES, Incomplete, NotAClientHello, read_client_hello
+from l7.limits import MAX_HELLO_BYTES
+from l7.protocol.client_hello import Incomplete, NotAClientHello, read_client_hello
 from l7.tls import TlsTerminator
 from l7.transport import WOULD_BLOCK, reason_of
 

@@ -12,13 +12,7 @@ import re
 import struct
 from typing import Final
 
-#: A ClientHello with its record headers. nginx: preread_buffer_size 16 KiB; Envoy's TLS inspector: 16 KiB. The largest
-#: seen of browsers, with post-quantum key shares and Encrypted ClientHello, are below 3 KiB.
-MAX_HELLO_BYTES: Final = 16 * 1024
-
-#: Records that one ClientHello may be cut into (RFC 8446 section 5.1 sets no bound). Clients that cut at all, to
-#: get past censors, make a handful.
-MAX_HELLO_RECORDS: Final = 16
+from l7.limits import MAX_HELLO_BYTES, MAX_HELLO_RECORDS
 
 _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1

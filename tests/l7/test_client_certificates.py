@@ -237,3 +237,32 @@ async def test_text_that_is_no_ca_is_refused_by_its_host() -> None:
         with pytest.raises(EditionRefused, match=r"CAs of clients of www\.example\.com"):
             await live.change(hosts=(host.model_copy(update={"client_certificate": nonsense}),))
         assert await ask(live, client(), OPEN) == 200
+
+
+@pytest.mark.parametrize("protocol", ["--http1.1", "--http2"])
+async def test_curl_is_served_with_its_certificate_and_not_without(protocol: str, tmp_path: Path) -> None:
+    trusted, shown, key = tmp_path / "ca.pem", tmp_path / "alice.pem", tmp_path / "alice.key"
+    trusted.write_text(CERTIFICATE.chain_pem)
+    shown.write_text(ALICE.chain_pem)
+    key.write_text(ALICE.key_pem)
+
+    async def curl(live: Live, *options: str, host: str = GUARDED) -> str:
+        address, port = live.address
+        where = ["--resolve", f"{GUARDED}:{port}:{address}", "--cacert", str(trusted), "-H", f"Host: {host}"]
+        command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} %{http_version}", protocol, *where, *options]
+        with trio.fail_after(20):
+            done = await trio.run_process([*command, f"https://{GUARDED}:{port}/"], capture_stdout=True, check=False)
+        return done.stdout.decode()
+
+    version = "2" if protocol == "--http2" else "1.1"
+    as_alice = ("--cert", str(shown), "--key", str(key))
+    async with guarded_proxy() as (live, backend):
+        assert (await curl(live)).startswith("000 ")
+        assert await curl(live, *as_alice) == f"200 {version}"
+        forged = ("-H", "X-Forwarded-Client-Cert: Hash=00")
+        assert await curl(live, *as_alice, *forged, host=ALIKE) == f"200 {version}"
+        assert await curl(live, *as_alice, host=OPEN) == f"421 {version}"
+        assert len(backend.requests) == 2
+        for request in backend.requests:
+            assert request.head.lower().count(b"x-forwarded-client-cert:") == 1
+            assert ALICE.sha256.encode() in request.head

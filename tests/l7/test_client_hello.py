@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l7.limits import MAX_HELLO_BYTES, MAX_HELLO_RECORDS
 from l7.protocol.client_hello import (
-    MAX_HELLO_BYTES,
-    MAX_HELLO_RECORDS,
     ClientHello,
     Incomplete,
     NotAClientHello,
