@@ -187,6 +187,7 @@ async def test_a_hello_in_pieces_is_waited_for_without_being_looked_at_again_and
         (client_hello()[:9] + b"\xff" * 600, "hello_malformed", bytes((21, 3, 3, 0, 2, 2, 50))),
         (client_hello("unknown.example"), "unrecognized_name", bytes((21, 3, 3, 0, 2, 2, 112))),
     ],
+    ids=["no-tls", "nothing", "cut", "malformed", "unknown-name"],
 )
 async def test_who_begins_no_handshake_is_closed_and_counted(sent: bytes, reason: str, alert: bytes) -> None:
     async with running_proxy(LiveBackend(), certificate=CERTIFICATE) as live:
