@@ -117,15 +117,15 @@ BAD_VIPS = {
     ),
     "PROXY headers before packets that nobody reads": (
         ["address: 203.0.113.10, port: 443, mode: passthrough, accept_proxy_protocol: [198.51.100.1]"],
-        ("not_applicable", "platform.yaml:12:73 vips[0].accept_proxy_protocol", "let the pool's hosts accept it"),
+        ("not_applicable", "platform.yaml:12:82 vips[0].accept_proxy_protocol", "let the pool's hosts accept it"),
     ),
     "PROXY headers of anybody": (
         ["address: 203.0.113.10, port: 443, mode: terminate, accept_proxy_protocol: [198.51.100.1, 0.0.0.0/0]"],
-        ("too_wide", "platform.yaml:12:85 vips[0].accept_proxy_protocol[1]", "name the addresses"),
+        ("too_wide", "platform.yaml:12:95 vips[0].accept_proxy_protocol[1]", "name the addresses"),
     ),
     "PROXY headers of an address inside a block": (
         ["address: 203.0.113.10, port: 443, mode: terminate, accept_proxy_protocol: [198.51.100.1/24]"],
-        ("invalid_value", "platform.yaml:12:71 vips[0].accept_proxy_protocol[0]", "write 198.51.100.0/24"),
+        ("invalid_value", "platform.yaml:12:81 vips[0].accept_proxy_protocol[0]", "write 198.51.100.0/24"),
     ),
     "block that is terminated": (
         ["address: 203.0.113.0/28, port: 443, mode: terminate"],
