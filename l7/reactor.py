@@ -19,6 +19,7 @@ Theory of operation
 The reactor knows nothing of HTTP or TLS. It is not thread-safe, and need not be.
 """
 
+import errno
 import logging
 import os
 import select
@@ -128,10 +129,15 @@ class Reactor:
             item.interest = interest
 
     def drop(self, item: Pollable) -> None:
-        """Forget an item and its deadline. Call it before the descriptor is closed."""
+        """Forget an item and its deadline. Call it before the descriptor is closed, or at once after it."""
         self.wheel.remove(item)
         if item.fd >= 0:
-            self._epoll.unregister(item.fd)
+            try:
+                self._epoll.unregister(item.fd)
+            except OSError as error:
+                # Closed already, as `ssl` does with sockets that it refuses: the kernel forgot it with that.
+                if error.errno not in (errno.EBADF, errno.ENOENT):
+                    raise
             del self._items[item.fd]
             item.fd = -1
             item.interest = 0

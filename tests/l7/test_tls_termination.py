@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 
 import pytest
 import trio
@@ -201,3 +202,19 @@ async def test_who_begins_no_handshake_is_closed_and_counted(sent: bytes, reason
         await live.settled(lambda: not live.proxy.clients)
     assert live.proxy.totals()[f'tls_handshakes_failed{{reason="{reason}"}}'] == 1
     assert live.proxy.totals()["internal_errors"] == 0
+
+
+async def test_who_resets_right_after_the_hello_ends_alone() -> None:
+    """The hello is still there to be read, and the connection is not: `ssl` refuses such a socket, and closes it."""
+    async with running_proxy(LiveBackend(), certificate=CERTIFICATE) as live:
+        for _ in range(3):
+            # Without a checkpoint between: the proxy finds all of it at once.
+            with socket.create_connection(live.address) as client:
+                client.sendall(client_hello(HOST))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await live.settled(lambda: not live.proxy.clients)
+        stream = await handshake(live, trusting(CERTIFICATE))
+        await stream.send_all(get())
+        assert (await read_response(stream))[1] == b"hello"
+        await stream.aclose()
+        assert live.proxy.reactor.failures == 0
