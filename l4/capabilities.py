@@ -3,9 +3,10 @@
 from pathlib import Path
 
 #: capabilities(7): interfaces, addresses and XDP; programs and maps. CAP_SYS_ADMIN stands for CAP_BPF, as it did
-#: before Linux 5.8 parted them.
+#: before Linux 5.8 parted them. CAP_SYS_NICE is for BIRD's priority, and can be done without.
 NET_ADMIN = 1 << 12
 SYS_ADMIN = 1 << 21
+SYS_NICE = 1 << 23
 BPF = 1 << 39
 
 
