@@ -73,6 +73,23 @@ class RequestHead:
         return f"RequestHead({self.method!r} {self.authority!r} {self.path!r}, length {self.length})"
 
 
+def unread_head(method: bytes, target: bytes, *, keep_alive: bool) -> RequestHead:
+    """Of a request that is refused unread, or half read, so that it is answered and logged like any other."""
+    # Another form than a path may hold credentials, and is not logged.
+    path = target.partition(b"?")[0] if target.startswith(b"/") else b""
+    return RequestHead(
+        method=method,
+        path=path,
+        query=b"",
+        authority=b"",
+        host=b"",
+        headers=[],
+        length=0,
+        keep_alive=keep_alive,
+        expects_continue=False,
+    )
+
+
 class ResponseHead:
     """A response as it is written to the client."""
 

@@ -25,7 +25,7 @@ from l7.exchange import Exchange
 from l7.protocol.http1 import syntax
 from l7.protocol.http1.body import ChunkedDecoder
 from l7.protocol.http1.head import RequestHeadReader
-from l7.protocol.message import UNKNOWN, RequestHead, ResponseHead, Trailers
+from l7.protocol.message import UNKNOWN, ResponseHead, Trailers, unread_head
 from l7.protocol.violation import BadBody, BadRequest
 from l7.shell import Flow, Services, Transport
 
@@ -386,19 +386,7 @@ class ServerConnection:
     def _begin_unread(self) -> Exchange:
         """An exchange for a head that could not be read (whole), so that it is answered and logged like any other."""
         reader = self._head_reader
-        # Another form than a path may hold credentials, and is not logged.
-        path = reader.target.partition(b"?")[0] if reader.target.startswith(b"/") else b""
-        head = RequestHead(
-            method=reader.method,
-            path=path,
-            query=b"",
-            authority=b"",
-            host=b"",
-            headers=[],
-            length=0,
-            keep_alive=False,
-            expects_continue=False,
-        )
+        head = unread_head(reader.method, reader.target, keep_alive=False)
         self.exchange = Exchange(self, self._services, self._flow, head)
         return self.exchange
 

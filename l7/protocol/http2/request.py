@@ -9,7 +9,7 @@ from typing import Final
 
 from l7 import limits
 from l7.protocol.http1 import syntax
-from l7.protocol.message import UNKNOWN, Headers, RequestHead, Trailers
+from l7.protocol.message import UNKNOWN, Headers, RequestHead, Trailers, unread_head
 from l7.protocol.violation import BadRequest
 
 #: Section 8.2.1: a token without upper case.
@@ -220,17 +220,5 @@ def read_trailers(fields: Headers) -> Trailers:
 def refused_head(fields: Headers) -> RequestHead:
     """What a request that is refused did say, for the log."""
     said = dict(fields)
-    method, target = said.get(b":method", b""), said.get(b":path", b"")
-    # Another form than a path may hold credentials, and is not logged.
-    path = target.partition(b"?")[0] if target.startswith(b"/") else b""
-    return RequestHead(
-        method=method if syntax.TOKEN.fullmatch(method) else b"",
-        path=path,
-        query=b"",
-        authority=b"",
-        host=b"",
-        headers=[],
-        length=0,
-        keep_alive=True,
-        expects_continue=False,
-    )
+    method = said.get(b":method", b"")
+    return unread_head(method if syntax.TOKEN.fullmatch(method) else b"", said.get(b":path", b""), keep_alive=True)
