@@ -7,14 +7,11 @@ whole, the socket's low-water mark (SO_RCVLOWAT, socket(7)) keeps it from being 
 import socket
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Final
 
 from l7 import limits
+from l7.low_water import LowWater
 from l7.proxy_protocol import Incomplete, NotAProxyHeader, Told, read_header
 from l7.transport import WOULD_BLOCK, reason_of
-
-#: State of a connection whose other side has ended (tcp_states.h), in the first byte of TCP_INFO.
-_CLOSE_WAIT: Final = 8
 
 
 class TrustedSources:
@@ -44,7 +41,7 @@ class Preface:
     __slots__ = ("_low_water",)
 
     def __init__(self) -> None:
-        self._low_water = 1
+        self._low_water = LowWater()
 
     def go_on(self, sock: socket.socket) -> Told | None:
         """Call when the socket is readable. Takes the header off it, once it is whole; None: not yet.
@@ -58,21 +55,13 @@ class Preface:
                 raise NotAProxyHeader("closed")
             told = read_header(data)
             sock.recv(told.size)
-            if self._low_water > 1:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            self._low_water.lower(sock)
         except WOULD_BLOCK:
             return None
         except Incomplete as incomplete:
-            self._wait(sock, len(data), incomplete.needed)
+            if not self._low_water.wait(sock, len(data), incomplete.needed):
+                raise NotAProxyHeader("closed") from None
             return None
         except OSError as error:
             raise NotAProxyHeader(reason_of(error)) from error
         return told
-
-    def _wait(self, sock: socket.socket, present: int, needed: int) -> None:
-        """Let the socket be readable again when so many bytes are there, or when no more can come."""
-        if present < self._low_water and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
-            raise NotAProxyHeader("closed")
-        if needed != self._low_water:
-            self._low_water = needed
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)

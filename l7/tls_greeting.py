@@ -14,6 +14,7 @@ import ssl
 from typing import Final
 
 from l7.limits import MAX_HELLO_BYTES
+from l7.low_water import LowWater
 from l7.protocol.client_hello import Incomplete, NotAClientHello, read_client_hello
 from l7.tls import TlsTerminator
 from l7.transport import WOULD_BLOCK, reason_of
@@ -21,9 +22,6 @@ from l7.transport import WOULD_BLOCK, reason_of
 #: RFC 8446 section 6.
 DECODE_ERROR: Final = 50
 UNRECOGNIZED_NAME: Final = 112
-
-#: State of a connection whose other side has ended (tcp_states.h), in the first byte of TCP_INFO.
-_CLOSE_WAIT: Final = 8
 
 
 class GreetingFailed(Exception):
@@ -47,7 +45,7 @@ class Greeting:
 
     def __init__(self, terminator: TlsTerminator) -> None:
         self._terminator = terminator
-        self._low_water = 1
+        self._low_water = LowWater()
         self.server_name: str | None = None
         """As the client sent it, once its ClientHello is whole."""
 
@@ -69,7 +67,8 @@ class Greeting:
         try:
             hello = read_client_hello(data)
         except Incomplete as incomplete:
-            self._wait(sock, len(data), incomplete.needed)
+            if not self._low_water.wait(sock, len(data), incomplete.needed):
+                raise GreetingFailed("closed_in_hello") from None
             return None
         except NotAClientHello as refused:
             # Who does not speak TLS would not understand an alert.
@@ -80,16 +79,7 @@ class Greeting:
         if context is None:
             raise GreetingFailed("unrecognized_name", fatal_alert(UNRECOGNIZED_NAME))
         try:
-            if self._low_water > 1:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            self._low_water.lower(sock)
             return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True)
         except OSError as error:
             raise GreetingFailed(reason_of(error)) from error
-
-    def _wait(self, sock: socket.socket, present: int, needed: int) -> None:
-        """Let the socket be readable again when so many bytes are there, or when no more can come."""
-        if present < self._low_water and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
-            raise GreetingFailed("closed_in_hello")
-        if needed != self._low_water:
-            self._low_water = needed
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
