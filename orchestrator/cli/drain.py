@@ -101,6 +101,7 @@ def drain(
 Examples:
   edgectl undrain proxy-1                   and wait until it takes new flows: a second or two
   edgectl undrain proxy-1 --no-wait         it takes them as soon as its agents are ready
+  edgectl undrain proxy-3                   the same for one that `edgectl get pools` shows as held
   edgectl undrain l4-1                      and wait until it announces its VIPs again
   edgectl undrain --site east               all L4 nodes of a site
 """
@@ -113,6 +114,9 @@ def undrain(invocation: Invocation, node: str | None, site: str | None, no_wait:
     """Give NODE new flows again, after a drain or in the middle of one.
 
     A proxy is given none before its agents run and have applied what they need for them.
+
+    A proxy that has lost its health several times is held for up to five minutes before it comes back. When you have
+    mended the cause, this ends the wait: it comes back as soon as the probes see it healthy.
     """
     subject = _subject(node, site)
     _back_into_service(invocation, subject, subject.undrain, wait=not no_wait)

@@ -1,7 +1,7 @@
 """The drain state machine: active → draining → drained → active. Pure functions.
 
     from \\ event   start      cancel     undrain    everything gone
-    active         draining   refused    refused    -
+    active         draining   refused    (held)     -
     draining       (change)   active     active     drained
     drained        (same)     refused    active     -
 
@@ -9,6 +9,7 @@
 2. Draining puts the member out of a new generation; its old flows still reach it, by second chance. Its proxy is sent
    a goodbye. Cancel and undrain put it into one more generation, as soon as its agents have withdrawn the goodbye:
    until then it joins (`FleetPool.joining`).
+   Undrain of an active member whom damping keeps out (`fleet.health`) forgives its losses; of others it is refused.
 3. It is drained when all balancers have applied a generation without it, its proxy counts no open flow, and its
    redirector's census, taken with that generation known, counts none (`progress`).
 4. A deadline only makes the drain overdue: what is left is reported. With `force`, what is open then is reset.
@@ -23,6 +24,7 @@ from orchestrator.config.configuration import Configuration
 from orchestrator.contract.operator import CAPACITY_GUARD
 from orchestrator.contract.pool import MemberState
 from orchestrator.fleet.document import Drain, FleetMember, FleetRefused, FleetState
+from orchestrator.fleet.health import forgiven
 from orchestrator.fleet.membership import active_members, regenerate
 from orchestrator.fleet.serving import serving
 
@@ -74,10 +76,18 @@ def cancel(
 def undrain(
     fleet: FleetState, configuration: Configuration, name: str, waits_for: Mapping[str, str] | None = None
 ) -> FleetState:
-    """A drained or draining member is active again. Raises FleetRefused: not_found, not_drained, generations_full."""
+    """A drained or draining member is active again; one that damping keeps out is forgiven its losses.
+
+    Raises FleetRefused: not_found, not_drained, generations_full.
+    """
     member = drainable(fleet, configuration, name)
     if member.state is MemberState.ACTIVE:
-        raise FleetRefused("not_drained", f"{name} is active already", "nothing is to be done")
+        health = forgiven(member.health)
+        if health is not member.health:
+            return fleet.with_member(member.model_copy(update={"health": health}))
+        why = "active already" if health.healthy else "not drained, but not healthy"
+        hint = "nothing is to be done" if health.healthy else "`edgectl get pools` shows what is wrong with it"
+        raise FleetRefused("not_drained", f"{name} is {why}", hint)
     return _activate(fleet, configuration, member, waits_for)
 
 

@@ -100,6 +100,15 @@ def losses_that_count(health: MemberHealth, wall: float) -> int:
     return health.losses >> min(quiet, len(HOLDS_S))
 
 
+def forgiven(health: MemberHealth) -> MemberHealth:
+    """The same without losses, if these keep it out: it comes back as soon as a majority sees it healthy. Who asks for
+    that has mended the cause, which probes cannot know.
+    """
+    if health.healthy or health.losses == 0:
+        return health
+    return health.model_copy(update={"losses": 0, "lost_at": None})
+
+
 def hold_s(health: MemberHealth, wall: float) -> float:
     """Seconds for which the member must be healthy before it comes back."""
     losses = losses_that_count(health, wall)

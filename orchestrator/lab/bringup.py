@@ -23,6 +23,7 @@ ORCHESTRATOR_START_S: Final = 60.0
 ROUTES_COMPLETE_S: Final = 60.0
 AGENTS_UP_TO_DATE_S: Final = 60.0
 REQUESTS_ANSWERED_S: Final = 60.0
+MEMBERS_SERVE_S: Final = 60.0
 
 #: `edge-orchestrator token` spends half a second of one core, most of it on starting Python.
 TOKENS_AT_ONCE: Final = 2
@@ -52,6 +53,8 @@ async def bring_up(lab: Lab, progress: Progress) -> None:
     await until(lab, "agents", partial(checks.agents_are_up_to_date, lab), AGENTS_UP_TO_DATE_S)
     progress("requests over IPv4 and IPv6", 0.9)
     await until(lab, "requests", partial(checks.requests_are_answered, lab), REQUESTS_ANSWERED_S)
+    progress("waiting until every proxy was seen healthy", 0.95)
+    await until(lab, "health", partial(checks.members_serve, lab), MEMBERS_SERVE_S)
     lab.completion.touch()
     progress("up", 1.0)
 

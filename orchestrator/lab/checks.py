@@ -1,5 +1,6 @@
 """What makes a lab complete. Each look says what is missing, in words, or None."""
 
+import contextlib
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from orchestrator.contract.operator import StatusView
+from orchestrator.contract.pool import MemberState
+from orchestrator.contract.report import ProbeVerdict
 from orchestrator.lab import router
-from orchestrator.lab.commands import status_command
+from orchestrator.lab.commands import status_command, undrain_command
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.fabric import run, run_in
 from orchestrator.lab.lab import Lab
@@ -68,14 +71,15 @@ def routes_are_complete(lab: Lab) -> str | None:
 
 def agents_are_up_to_date(lab: Lab) -> str | None:
     """Every agent connected, with the newest revision acknowledged, as the orchestrator sees it."""
+    return agents_in(lambda: fleet_status(lab))
 
-    def ask() -> StatusView:
-        try:
-            return StatusView.model_validate_json(run_as_operator(lab, status_command()))
-        except ValidationError as error:
-            raise LabError(f"`edgectl status --json` is not understood: {error}") from error
 
-    return agents_in(ask)
+def fleet_status(lab: Lab) -> StatusView:
+    """The fleet as `edgectl status` shows it. Raises LabError."""
+    try:
+        return StatusView.model_validate_json(run_as_operator(lab, status_command()))
+    except ValidationError as error:
+        raise LabError(f"`edgectl status --json` is not understood: {error}") from error
 
 
 def agents_in(ask: Callable[[], StatusView]) -> str | None:
@@ -94,6 +98,29 @@ def agents_in(ask: Callable[[], StatusView]) -> str | None:
             if not agent.up_to_date:
                 return f"{who} runs revision {agent.applied_version}, not {status.revision}"
     return None
+
+
+def members_serve(lab: Lab) -> str | None:
+    """Every member of every pool is given new flows, and every L4 node that probes it sees it healthy.
+
+    Whom damping keeps out after a fault is undrained, as an operator does who has mended the cause.
+    """
+    try:
+        pools = fleet_status(lab).pools
+    except LabError as error:
+        return str(error)
+    missing: list[str] = []
+    for member in (member for pool in pools for member in pool.members if member.weight is not None):
+        if member.held_for_s:
+            with contextlib.suppress(LabError):  # it may have come back by itself in the meantime
+                run_as_operator(lab, undrain_command(member.name))
+        if member.state is not MemberState.ACTIVE or not member.healthy:
+            missing.append(f"{member.name} is {member.state}{'' if member.healthy else ', and not healthy'}")
+        unseen = [node for node, probe in member.seen_by.items() if probe.verdict is not ProbeVerdict.HEALTHY]
+        missing += [f"{member.name} is not healthy as {node} sees it" for node in unseen]
+        if not member.seen_by:
+            missing.append(f"nobody has probed {member.name} yet")
+    return ", ".join(missing) or None
 
 
 def requests_are_answered(lab: Lab) -> str | None:

@@ -83,3 +83,7 @@ def apply_command(configuration: Path) -> list[str]:
 
 def status_command() -> list[str]:
     return [program("edgectl"), "status", "--json"]
+
+
+def undrain_command(name: str) -> list[str]:
+    return [program("edgectl"), "undrain", name, "--no-wait", "--json"]

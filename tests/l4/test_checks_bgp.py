@@ -42,18 +42,25 @@ def bird(inside: Inside, tmp_path: Path) -> Iterator[Bird]:
         os.kill(pid, signal.SIGKILL)
 
 
+def started(inside: Inside, bird: Bird) -> int:
+    """Start BIRD by the command shown; its process. It goes into the background first and writes its pid file then."""
+    assert inside(run_mend, inside(look, bird)["bird"].mend) is None
+    eventually(lambda: bgp.bird_process(bird) is not None, "BIRD's pid file is written")
+    pid = bgp.bird_process(bird)
+    assert pid is not None
+    return pid
+
+
 def test_a_bird_that_is_not_there_is_started_by_the_command_shown(inside: Inside, bird: Bird) -> None:
     found = inside(look, bird)["bird"]
     assert found.severity is Severity.FAILURE
     assert "does not answer" in found.seen
-    assert inside(run_mend, found.mend) is None
+    started(inside, bird)
     assert inside(look, bird)["bird"].severity is Severity.OK
 
 
 def test_a_bird_that_was_stopped_is_told_from_one_that_is_gone(inside: Inside, bird: Bird) -> None:
-    inside(run_mend, inside(look, bird)["bird"].mend)
-    pid = bgp.bird_process(bird)
-    assert pid is not None
+    pid = started(inside, bird)
     os.kill(pid, signal.SIGSTOP)
     eventually(lambda: process_state(pid) == "T", "BIRD is stopped")
     found = inside(look, bird)["bird"]
@@ -64,7 +71,7 @@ def test_a_bird_that_was_stopped_is_told_from_one_that_is_gone(inside: Inside, b
 
 
 def test_a_session_that_is_not_established_and_one_that_is_switched_off(inside: Inside, bird: Bird) -> None:
-    inside(run_mend, inside(look, bird)["bird"].mend)
+    started(inside, bird)
     found = inside(look, bird)["bgp_session"]
     assert found.severity is Severity.FAILURE
     assert found.seen.startswith("198.18.2.1 (AS 64600): ")

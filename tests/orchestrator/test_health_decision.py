@@ -233,6 +233,31 @@ def test_the_hold_grows_with_each_loss_and_is_halved_by_quiet() -> None:
     assert [losses_that_count(health, health.lost_at + n * QUIET_S) for n in range(4)] == [4, 2, 1, 0]
 
 
+def test_who_is_held_is_brought_back_by_undrain_once_it_is_healthy() -> None:
+    """An operator who has mended the cause need not wait for the hold."""
+    play = Lookout()
+    for _ in range(3):
+        play.see({2: UNHEALTHY})
+        play.look()
+        play.see({2: HEALTHY})
+        play.look(HOLDS_S[1])
+    play.see({2: UNHEALTHY})
+    play.look()
+    with pytest.raises(FleetRefused, match="active already"):
+        drain.undrain(play.fleet, play.config, "proxy-1")
+    play.save(drain.undrain(play.fleet, play.config, "proxy-2"))
+    play.look(2)
+    assert not play.member(2).health.healthy, "it is forgiven, and still as ill as it is"
+    with pytest.raises(FleetRefused, match="not drained, but not healthy"):
+        drain.undrain(play.fleet, play.config, "proxy-2")
+    play.see({2: HEALTHY})
+    play.look(0.5)
+    assert play.member(2).health.healthy
+    play.see({2: UNHEALTHY})
+    play.look()
+    assert losses_that_count(play.member(2).health, play.now) == 1, "it begins anew"
+
+
 def test_holds_and_slow_starts_outlive_the_orchestrator() -> None:
     play = Lookout()
     for _ in range(2):

@@ -134,7 +134,8 @@ def unplayed(errors: BaseExceptionGroup[LabError]) -> ScenarioResult:
 
 
 async def make_whole(lab: Lab) -> None:
-    """Links healed, everything running, everyone up to date. Raises LabError if that does not come about."""
+    """Links healed, everything running, up to date and in service. Raises LabError if that does not come about."""
     await trio.to_thread.run_sync(lab.mend)
     await until(lab, "the fleet to be whole again", lambda: checks.agents_are_up_to_date(lab), WHOLE_AGAIN_S)
+    await until(lab, "all members in service", lambda: checks.members_serve(lab), WHOLE_AGAIN_S)
     await until(lab, "the router's routes", lambda: checks.routes_are_complete(lab), WHOLE_AGAIN_S)
