@@ -1,7 +1,6 @@
 """The channel between the supervisor and one worker: typed messages over a socket pair, sockets beside them.
 
-A frame is four bytes of length (big-endian) and that much JSON. Listening sockets travel as ancillary data
-(SCM_RIGHTS, unix(7)) of the frame that names them.
+Frames are those of `l7.message_channel`; listening sockets travel beside the frame that names them.
 
 A new snapshot is taken in two phases, so that no worker runs what another one refused:
 
@@ -14,14 +13,12 @@ supervisor                     each worker
 ```
 """
 
-import array
 import socket
-import struct
 from typing import Annotated, Literal
 
-import trio
 from pydantic import Field, TypeAdapter
 
+from l7.message_channel import MessageChannel
 from orchestrator.contract.base import Address, Contract, Port
 from orchestrator.contract.report import ServerHealth
 from orchestrator.contract.snapshot import ProxySnapshot
@@ -30,9 +27,6 @@ from orchestrator.contract.snapshot import ProxySnapshot
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 #: Sockets in one frame. The kernel passes at most 253 (SCM_MAX_FD, unix(7)).
 MAX_SOCKETS_PER_FRAME = 128
-
-_LENGTH = struct.Struct("!I")
-_FD = array.array("i").itemsize
 
 
 class ListeningAddress(Contract):
@@ -120,75 +114,9 @@ Message = ToWorker | ToSupervisor
 
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
-
-class ChannelClosed(Exception):
-    """The other process is gone."""
+Channel = MessageChannel[Message]
 
 
-class Channel:
-    """One end of the pair. One task sends and one receives at a time per direction; sends are serialised."""
-
-    def __init__(self, end: socket.socket) -> None:
-        end.setblocking(False)
-        self._socket = trio.socket.from_stdlib_socket(end)
-        self._sending = trio.Lock()
-
-    async def send(self, message: Message, sockets: tuple[socket.socket, ...] = ()) -> None:
-        """Send a message, with sockets beside it.
-
-        Raises:
-            ChannelClosed: the other process is gone.
-        """
-        body = message.model_dump_json().encode()
-        frame = memoryview(_LENGTH.pack(len(body)) + body)
-        ancillary = []
-        if sockets:
-            descriptors = array.array("i", [each.fileno() for each in sockets])
-            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes()))
-        async with self._sending:
-            try:
-                sent = await self._socket.sendmsg([frame], ancillary)
-                while sent < len(frame):
-                    sent += await self._socket.send(frame[sent:])
-            except OSError as error:
-                raise ChannelClosed(str(error)) from error
-
-    async def receive(self) -> tuple[Message, tuple[socket.socket, ...]]:
-        """Wait for a message.
-
-        Raises:
-            ChannelClosed: the other process is gone, or spoke nonsense.
-        """
-        sockets: list[socket.socket] = []
-        try:
-            head = await self._read(_LENGTH.size, sockets)
-            (length,) = _LENGTH.unpack(head)
-            if length > MAX_FRAME_BYTES:
-                raise ChannelClosed(f"a frame of {length} bytes: more than {MAX_FRAME_BYTES}")
-            message = _MESSAGE.validate_json(await self._read(length, sockets))
-        except (OSError, ValueError) as error:
-            for each in sockets:
-                each.close()
-            raise ChannelClosed(str(error)) from error
-        return message, tuple(sockets)
-
-    async def _read(self, size: int, sockets: list[socket.socket]) -> bytes:
-        chunks: list[bytes] = []
-        while size:
-            chunk, ancillary, _flags, _address = await self._socket.recvmsg(
-                min(size, 1 << 18), socket.CMSG_SPACE(MAX_SOCKETS_PER_FRAME * _FD)
-            )
-            for level, kind, data in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    descriptors = array.array("i")
-                    descriptors.frombytes(data[: len(data) - len(data) % _FD])
-                    sockets.extend(socket.socket(fileno=descriptor) for descriptor in descriptors)
-            if not chunk:
-                raise ChannelClosed("the other process closed the channel")
-            chunks.append(chunk)
-            size -= len(chunk)
-        return b"".join(chunks)
-
-    def close(self) -> None:
-        """Close this end; the other process sees the end of the stream."""
-        self._socket.close()
+def open_channel(end: socket.socket) -> Channel:
+    """One end of the pair."""
+    return MessageChannel(end, _MESSAGE, max_frame_bytes=MAX_FRAME_BYTES, max_sockets=MAX_SOCKETS_PER_FRAME)

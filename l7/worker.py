@@ -15,7 +15,6 @@ from l4.ingress import IngressMap
 from l7 import limits
 from l7.channel import (
     Channel,
-    ChannelClosed,
     Commit,
     Committed,
     Discard,
@@ -27,7 +26,9 @@ from l7.channel import (
     Sockets,
     Stop,
     WorkerStatus,
+    open_channel,
 )
+from l7.message_channel import ChannelClosed
 from l7.proxy import Edition, EditionRefused, Proxy
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def main(channel_fd: int, index: int, access_log: Path | None, bpffs: Path | Non
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def serve() -> None:
-        channel = Channel(socket.socket(fileno=channel_fd))
+        channel = open_channel(socket.socket(fileno=channel_fd))
         await Worker(
             Proxy(access_log=access_log, open_ingress=partial(IngressMap.open, bpffs) if bpffs else None), channel
         ).run()
