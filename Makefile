@@ -17,7 +17,7 @@ EXTENSION := l4/table_build$(shell $(PYTHON) -c 'import sysconfig; print(sysconf
 PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2 iproute2 ethtool procps \
             openssl curl jq tcpdump tshark nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
 
-.PHONY: help setup check-system packages lint format test-fast fuzz test demo soak bench-l4 clean lock
+.PHONY: help setup check-system packages lint format test-fast fuzz test demo soak bench-l4 bench-l7 clean lock
 
 help: ## what this file can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ demo: setup ## lab up, 300 long flows, two drains and a dead L4 node, verdict, l
 
 soak: setup ## lab up, 10,000 random changes under load, what broke and what grew, lab down (most of an hour)
 	$(BIN)/edgectl lab soak
+
+bench-l7: setup ## what a request costs the proxy, beside HAProxy and nginx (root, a quiet machine with two cores)
+	$(BIN)/python -m tests.bench.l7 $(ARGS)
 
 bench-l4: setup ## what a packet costs in the kernel programs, beside a reference (root, a quiet machine)
 	$(BIN)/python -m tests.bench.l4
