@@ -1,4 +1,4 @@
-"""A connection to a server: moves bytes between a socket and the sans-I/O codec of an exchange.
+"""A connection to a server that carries one request at a time: moves bytes between a socket and the sans-I/O codec.
 
 ```
 connecting ──▶ busy ◀──▶ idle ──▶ OVER
@@ -7,18 +7,14 @@ connecting ──▶ busy ◀──▶ idle ──▶ OVER
 ```
 """
 
-import contextlib
-import socket
-import ssl
-from collections.abc import Callable
 from typing import Protocol
 
 from l7 import limits
 from l7.protocol.http1 import UpstreamConnection
 from l7.reactor import BROKEN, READ, WRITE, Reactor
-from l7.sides import ClientFlow
-from l7.tls import verdict
-from l7.transport import WOULD_BLOCK, End, SocketTransport, reason_of
+from l7.sides import ClientFlow, UpstreamSide
+from l7.transport import WOULD_BLOCK, reason_of
+from l7.upstream.connecting import ServerSocket
 from l7.upstream.tls import ServerTls
 
 
@@ -28,6 +24,8 @@ class ServerPool(Protocol):
     name: str
     address: tuple[str, int]
     tls: ServerTls | None
+    active: int
+    """Requests in progress, and connections being opened for one."""
 
     def connected(self, connection: "UpstreamSocket") -> None:
         """The connection is there."""
@@ -35,19 +33,18 @@ class ServerPool(Protocol):
     def connect_failed(self, connection: "UpstreamSocket", reason: str) -> None:
         """It will not be; its socket is closed already."""
 
+    def keep(self, connection: "UpstreamSocket") -> None:
+        """Nobody uses it: keep it for the next one, or close it."""
+
     def gone(self, connection: "UpstreamSocket") -> None:
         """The socket is closed, busy or idle."""
 
 
-class UpstreamSocket(SocketTransport):
+class UpstreamSocket(ServerSocket):
     """A connection to a server."""
 
     __slots__ = (
-        "_connecting",
-        "_recv",
         "_sent_any",
-        "_tls",
-        "announcement",
         "codec",
         "idle",
         "owner",
@@ -56,22 +53,14 @@ class UpstreamSocket(SocketTransport):
     )
 
     def __init__(self, reactor: Reactor, pool: ServerPool) -> None:
-        family = socket.AF_INET6 if ":" in pool.address[0] else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        super().__init__(reactor, sock)
+        super().__init__(reactor, pool.address, pool.tls)
         self.pool = pool
-        self._recv: Callable[[int], bytes] = sock.recv
-        self._tls: ssl.SSLSocket | None = None
-        self._connecting = True
-        self._blocked = True
         self._sent_any = False
         self.idle = False
         """In the pool: no exchange uses it."""
         self.codec = UpstreamConnection(self, pool.name)
         """Only as long as the socket is open. They hold each other: let go, they need not wait for the collector of
         cycles, which comes seldom."""
-        self.announcement = b""
-        """What the server is sent before anything else, TLS included: a PROXY header. Set before `start`."""
         self.owner: ClientFlow | None = None
         """The client's connection that the announcement tells about: only its requests may use this one."""
         self.waiting: object | None = None
@@ -82,22 +71,21 @@ class UpstreamSocket(SocketTransport):
         return f"<UpstreamSocket to {self.pool.name}: {state}>"
 
     def start(self) -> None:
-        """Begin to connect.
-
-        Raises:
-            OSError: at once (no route, no descriptors); the socket is closed, and the pool not told.
-        """
+        """Begin to connect. Raises OSError: see `ServerSocket.start`."""
         try:
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with contextlib.suppress(BlockingIOError):
-                self.sock.connect(self.pool.address)
+            super().start()
         except OSError:
-            self._end = End.OVER
-            self.sock.close()
             del self.codec
             raise
-        self.reactor.add(self, self.sock.fileno(), WRITE)
-        self.set_deadline(limits.CONNECT_S)
+
+    def connected(self) -> None:
+        """Tell the pool."""
+        self.reactor.wheel.clear(self)
+        self.pool.connected(self)
+
+    def not_connected(self, reason: str) -> None:
+        """Tell the pool."""
+        self.pool.connect_failed(self, reason)
 
     # -- pool ----------------------------------------------------------------------------------------------------------
 
@@ -111,11 +99,20 @@ class UpstreamSocket(SocketTransport):
         """Its exchange is done with it."""
         self.idle = True
         self.waiting = None
-        if self._tls is not None and self.pool.tls is not None:
-            self.pool.tls.remember(self._tls)
+        if self._tls is not None and self._trust is not None:
+            self._trust.remember(self._tls)
         self.reactor.wheel.set(self, self.reactor.now + limits.UPSTREAM_IDLE_S)
         if self.paused:
             self.resume_reading()
+
+    def let_go(self, _side: UpstreamSide, reusable: bool) -> None:
+        """Its exchange is done with it: keep it, or close it."""
+        if self.is_over:
+            return
+        if reusable:
+            self.pool.keep(self)
+        else:
+            self.release()
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -163,63 +160,6 @@ class UpstreamSocket(SocketTransport):
             return
         self.release()
 
-    def _finish_connecting(self) -> None:
-        if self._tls is None:
-            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                self._fail_to_connect(reason_of(OSError(error, "")))
-                return
-            if self.announcement and not self._announce():
-                return
-        if self.pool.tls is not None and not self._shake_hands(self.pool.tls):
-            return
-        self._connecting = False
-        self._blocked = False
-        self.reactor.wheel.clear(self)
-        self._note()
-        self.pool.connected(self)
-
-    def _shake_hands(self, tls: ServerTls) -> bool:
-        """Whether the handshake is done."""
-        blocked = False
-        try:
-            connection = self._tls
-            if connection is None:
-                # The descriptor is the same: the reactor need not know.
-                connection = self.sock = self._tls = tls.wrap(self.sock)
-                self._recv = connection.read
-                self._send = connection.write
-            connection.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLWantWriteError:
-            blocked = True
-        except ssl.SSLCertVerificationError as error:
-            self._fail_to_connect(f"server_certificate_{verdict(error)}")
-            return False
-        except OSError as error:
-            self._fail_to_connect(reason_of(error))
-            return False
-        else:
-            return True
-        self._blocked = blocked
-        self._note()
-        return False
-
-    def _announce(self) -> bool:
-        """Send what comes before everything else: at once, for a new socket's buffer is empty, and takes it whole."""
-        try:
-            self.sock.send(self.announcement)
-        except OSError as error:
-            self._fail_to_connect(reason_of(error))
-            return False
-        self.announcement = b""
-        return True
-
-    def _fail_to_connect(self, reason: str) -> None:
-        self.release()
-        self.pool.connect_failed(self, reason)
-
     def _lose(self, reason: str) -> None:
         codec, nothing_sent = self.codec, not self._sent_any
         self.release()
@@ -228,7 +168,7 @@ class UpstreamSocket(SocketTransport):
     def expired(self, now: float) -> None:
         """Connecting took too long, or it was idle long enough."""
         if self._connecting:
-            self._fail_to_connect("connect_timeout" if self._tls is None else "tls_handshake_timeout")
+            self._too_late()
         elif self.idle:
             self.release()
 
@@ -251,14 +191,6 @@ class UpstreamSocket(SocketTransport):
         if self.paused or not self._sent_any:
             self._lose(reason)
 
-    def release(self, *, reset: bool = False) -> None:
-        """Close the socket now, with `close_notify` if that can be."""
-        if self._tls is not None and not reset and not self._connecting and not self.is_over:
-            # Sends it, then reports that the server's has not come yet.
-            with contextlib.suppress(OSError, ValueError):
-                self._tls.unwrap()
-        super().release(reset=reset)
-
     def end_output(self) -> None:
         """Nothing to linger for: whatever a server still has to say, nobody waits for it."""
         self.release()
@@ -270,7 +202,7 @@ class UpstreamSocket(SocketTransport):
         codec, was_idle = self.codec, self.idle
         self.release(reset=True)
         if self._connecting:
-            self.pool.connect_failed(self, "internal_error")
+            self.not_connected("internal_error")
         elif not was_idle:
             codec.lost("internal_error")
 

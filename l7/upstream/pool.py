@@ -272,15 +272,8 @@ class Upstreams:
     def release(self, side: UpstreamSide, reusable: bool) -> None:
         """An exchange is done with its connection."""
         connection = self._used.pop(side)
-        server = connection.pool
-        assert isinstance(server, Server)  # noqa: S101 - every connection here was made by one
-        server.active -= 1
-        if connection.is_over:
-            return
-        if reusable:
-            server.keep(connection)
-        else:
-            connection.release()
+        connection.pool.active -= 1
+        connection.let_go(side, reusable)
 
     # -- connecting ----------------------------------------------------------------------------------------------------
 

@@ -154,6 +154,41 @@ def test_a_download_may_have_its_windows_opened_by_the_frame() -> None:
     assert not world.goaways
 
 
+def test_a_download_may_be_measured_by_a_ping_for_each_of_its_frames() -> None:
+    """As gRPC's libraries do, to size their windows."""
+    world = Http2World().greet(window=1 << 24)
+    world.ask()
+    world.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
+    for _ in range(3000):
+        world.answer(b"x")
+        world.server.receive(frame(PING, 0, 0, bytes(8)))
+    assert not world.goaways
+    world.server.receive(frame(PING, 0, 0, bytes(8)) * 1001)
+    assert world.wire.ended == "closed"
+
+
+def test_what_crosses_our_reset_on_the_wire_is_nobodys_fault() -> None:
+    world, _ = raw(b"")
+    for at in range(400):
+        stream = 1 + 2 * at
+        world.server.receive(request(stream, POST, end=False))
+        world.upstreams[-1].connection.receive(OK)  # whole before its request: the stream is reset
+        world.server.receive(data(stream, bytes(10)) * 3 + frames.rst_stream(stream, ErrorCode.CANCEL))
+        world.upstreams.clear()
+        assert goaway_code(split(world.wire.take())) is None
+
+
+def test_who_sends_on_and_on_behind_our_reset_is_glitching() -> None:
+    world, _ = raw(request(1, POST, end=False))
+    world.upstreams[-1].connection.receive(OK)
+    for _ in range(limits.H2_STREAM_WINDOW_BYTES // 16384 + limits.H2_MAX_GLITCHES - 1):
+        world.server.receive(data(1, bytes(16384)))
+    assert world.wire.ended is None
+    world.server.receive(data(1, bytes(16384)))
+    assert world.wire.ended == "closed"
+    assert world.counted.count('http2_floods{kind="glitch"}') == 1
+
+
 def test_a_request_that_is_asked_to_leave_by_a_warning_is_still_answered() -> None:
     world, _ = raw(request(1))
     for _ in range(8):

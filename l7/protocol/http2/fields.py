@@ -39,8 +39,8 @@ def _string(value: bytes) -> bytes:
     return _integer(len(value), 7, 0) + value
 
 
-def _line(header: tuple[bytes, bytes]) -> bytes:
-    """A literal field without indexing (section 6.2.2)."""
+def line(header: tuple[bytes, bytes]) -> bytes:
+    """A literal field without indexing (section 6.2.2), which is not remembered."""
     name, value = header
     index = _NAMES.get(name)
     start = _integer(index, 4, 0) if index is not None else b"\0" + _string(name)
@@ -51,21 +51,21 @@ _lines: Final[dict[tuple[bytes, bytes], bytes]] = {}
 
 
 def write_line(header: tuple[bytes, bytes]) -> bytes:
-    """One field."""
-    line = _lines.get(header)
-    if line is None:
-        line = _line(header)
-        if len(line) <= 256:
+    """One field, remembered for the next time."""
+    written = _lines.get(header)
+    if written is None:
+        written = line(header)
+        if len(written) <= 256:
             if len(_lines) >= _REMEMBERED:
                 _lines.clear()
-            _lines[header] = line
-    return line
+            _lines[header] = written
+    return written
 
 
 def _status_line(status: int) -> bytes:
     digits = b"%d" % status
     index = _STATUS_INDEX.get(digits)
-    return bytes((0x80 | index,)) if index is not None else _line((b":status", digits))
+    return bytes((0x80 | index,)) if index is not None else line((b":status", digits))
 
 
 #: A response's first field.

@@ -9,15 +9,17 @@ graceful GOAWAY at 75 % of its glitch threshold), who has used it up is closed.
 |-----------------|---------------------------------------------------------|------------------------------------------|
 | `rapid_reset`   | requests reset by the client before their answer began  | half of the requests, but 250            |
 | `settings`      | SETTINGS                                                | `control` bucket                         |
-| `ping`          | PING                                                    | `control` bucket                         |
+| `ping`          | PING                                                    | one for each DATA sent, `control` bucket |
 | `unknown`       | frames of unknown types                                 | `control` bucket                         |
 | `goaway`        | GOAWAY                                                  | `control` bucket                         |
 | `priority`      | PRIORITY, PRIORITY_UPDATE (RFC 9218)                    | 100 × (1 + streams)                      |
 | `window_update` | WINDOW_UPDATE                                           | 50 + 2 × (streams + 10 × DATA sent)      |
 | `empty`         | DATA and CONTINUATION without a byte and without an end | `glitch` bucket                          |
-| `glitch`        | streams refused or broken, frames on closed ones        | `glitch` bucket                          |
+| `glitch`        | streams refused or broken, frames on closed ones (1)    | `glitch` bucket                          |
 | `continuation`  | a header block of too many frames or bytes              | none: closed at once                     |
 | `hpack`         | a header block that unfolds to more than 64 KiB         | none: closed at once                     |
+
+(1) but for what may have crossed our own RST_STREAM: DATA up to the stream's window, and one RST_STREAM.
 """
 
 from l7 import limits
@@ -42,13 +44,14 @@ class _Bucket:
 class Conduct:
     """One connection's account. Methods give the share of the allowance that is used: 1 and more is a flood."""
 
-    __slots__ = ("_control", "_glitches", "_priorities", "_resets", "_window_updates", "data_sent", "streams")
+    __slots__ = ("_control", "_glitches", "_pings", "_priorities", "_resets", "_window_updates", "data_sent", "streams")
 
     def __init__(self) -> None:
         self.streams = 0
         """Begun by the peer so far."""
         self.data_sent = 0
         """DATA frames that we have sent."""
+        self._pings = 0
         self._priorities = 0
         self._window_updates = 0
         self._resets = 0
@@ -65,6 +68,13 @@ class Conduct:
     def control(self, now: float) -> float:
         """SETTINGS, PING, or a frame of a type unknown."""
         return self._control.add(now) / limits.H2_MAX_CONTROL_FRAMES
+
+    def ping(self, now: float) -> float:
+        """PING. gRPC's libraries measure the bandwidth of what they receive by pings, up to one a round trip."""
+        if self._pings < self.data_sent:
+            self._pings += 1
+            return 0.0
+        return self.control(now)
 
     def glitch(self, now: float) -> float:
         """Something that no sane client does often."""

@@ -60,6 +60,14 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 0xB
 
 
+def code_name(code: int) -> str:
+    """A peer's error code, in lower case, for log and metrics: one of a fixed set."""
+    try:
+        return ErrorCode(code).name.lower()
+    except ValueError:
+        return "unknown"
+
+
 class ConnectionBroken(Exception):
     """A connection error (section 5.4.1): GOAWAY, and the end. `reason`: a name for log and metrics."""
 

@@ -4,43 +4,20 @@ The rules are HTTP/1.1's where both have one (`l7.protocol.http1.head`), by the 
 refused whichever way it comes.
 """
 
-import re
 from typing import Final
 
 from l7 import limits
 from l7.protocol.http1 import syntax
-from l7.protocol.message import UNKNOWN, Headers, RequestHead, Trailers, unread_head
+from l7.protocol.http2.field_rules import CONNECTION, REQUEST_NAMES, VALUE
+from l7.protocol.message import UNKNOWN, Headers, RequestHead, unread_head
 from l7.protocol.violation import BadRequest
 
-#: Section 8.2.1: a token without upper case.
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
-#: Sections 8.2.1 and RFC 9110 section 5.5: no control character but the tab, no blank at either end.
-_VALUE: Final = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
-
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path"))
-#: Section 8.2.2.
-_CONNECTION: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 _SPECIAL: Final = (
-    _CONNECTION
+    CONNECTION
     | syntax.EDGE_ONLY_REQUEST
     | {b"host", b"content-length", b"expect", b"te", b"trailer", b"cookie", b"http2-settings"}
 )
-
-#: Names that were found to be right: nearly all are the same few dozen.
-_known_names: Final[set[bytes]] = set()
-_MOST_KNOWN_NAMES: Final = 1024
-
-
-def _check_name(name: bytes) -> None:
-    if not _NAME.fullmatch(name):
-        raise BadRequest(400, "header_name")
-    if b"_" in name:
-        # Envoy's edge advice, headers_with_underscores_action REJECT_REQUEST: to CGI-like backends `x_a` is `x-a`.
-        raise BadRequest(400, "header_name_underscore")
-    if len(name) <= 64:
-        if len(_known_names) >= _MOST_KNOWN_NAMES:
-            _known_names.clear()
-        _known_names.add(name)
 
 
 class RequestReader:
@@ -68,10 +45,10 @@ class RequestReader:
         expect: bytes | None = None
         accepts_trailers = False
         size = 0
-        known = _known_names
+        known = REQUEST_NAMES.known
         for name, value in fields:
             size += len(name) + len(value) + 4
-            if not _VALUE.fullmatch(value):
+            if not VALUE.fullmatch(value):
                 raise BadRequest(400, "header_value")
             if name[:1] == b":":
                 if headers or hosts or lengths or cookies or expect is not None:
@@ -82,8 +59,8 @@ class RequestReader:
                     raise BadRequest(400, "pseudo_header_duplicate")
                 pseudo[name] = value
                 continue
-            if name not in known:
-                _check_name(name)
+            if name not in known and (reason := REQUEST_NAMES.wrong(name)):
+                raise BadRequest(400, reason)
             if name not in _SPECIAL:
                 headers.append((name, value))
             elif name == b"cookie":
@@ -96,7 +73,7 @@ class RequestReader:
                 expect = value if expect is None else b""
             elif name in syntax.CLAIMS:
                 claims.append((name, value))
-            elif name in _CONNECTION:
+            elif name in CONNECTION:
                 raise BadRequest(400, "connection_field")
             elif name == b"te":
                 if value.lower() != b"trailers":
@@ -193,28 +170,6 @@ class RequestReader:
         if end and length:
             raise BadRequest(400, "content_length_mismatch")
         return length
-
-
-def read_trailers(fields: Headers) -> Trailers:
-    """The trailers of a request, as they may be passed on: by HTTP/1.1's rules for what has no place there.
-
-    Raises:
-        BadRequest: they are malformed, or too many.
-    """
-    if len(fields) > limits.MAX_HEADERS or sum(len(name) + len(value) + 4 for name, value in fields) > (
-        limits.MAX_TRAILER_BYTES
-    ):
-        raise BadRequest(431, "trailers_too_large")
-    for name, value in fields:
-        if name[:1] == b":":
-            raise BadRequest(400, "pseudo_header_in_trailers")
-        if name not in _known_names:
-            _check_name(name)
-        if name in syntax.NO_TRAILER:
-            raise BadRequest(400, "trailer_forbidden")
-        if not _VALUE.fullmatch(value):
-            raise BadRequest(400, "header_value")
-    return [field for field in fields if field[0] not in syntax.DROPPED_TRAILER]
 
 
 def refused_head(fields: Headers) -> RequestHead:

@@ -26,13 +26,14 @@ from typing import Final
 from l7 import limits
 from l7.exchange import Exchange
 from l7.protocol.http2 import frames
+from l7.protocol.http2.field_rules import REQUEST_NAMES, read_trailers
 from l7.protocol.http2.frames import ConnectionBroken, ErrorCode, StreamBroken
-from l7.protocol.http2.request import RequestReader, read_trailers, refused_head
+from l7.protocol.http2.request import RequestReader, refused_head
 from l7.protocol.http2.server_stream import ServerStream
 from l7.protocol.http2.session import Session
 from l7.protocol.http2.stream import Stream
 from l7.protocol.message import UNKNOWN, Headers, RequestHead, Trailers
-from l7.protocol.violation import BadRequest
+from l7.protocol.violation import BadBody, BadRequest
 from l7.shell import Flow, Services, Transport
 from l7.timers import NEVER
 
@@ -89,7 +90,9 @@ class Http2Connection:
         self._transport = transport
         self._services = services
         self._flow = flow
-        self._session = Session(transport, self, services.now, preface=frames.PREFACE)
+        self._session = Session(
+            transport, self, services.now, preface=frames.PREFACE, most_held=limits.H2_MAX_HELD_BYTES
+        )
         self._reader = RequestReader()
         self._happened: list[tuple[ServerStream, _Happened, _What]] = []
         self._last_id = 0
@@ -278,8 +281,8 @@ class Http2Connection:
             raise StreamBroken(ErrorCode.PROTOCOL_ERROR, "trailers_without_end")
         self._check_length(stream)
         try:
-            self._happened.append((stream, _END, read_trailers(headers)))
-        except BadRequest as refused:
+            self._happened.append((stream, _END, read_trailers(headers, REQUEST_NAMES)))
+        except BadBody as refused:
             raise StreamBroken(ErrorCode.PROTOCOL_ERROR, refused.reason) from None
 
     def data_received(self, stream: Stream, data: bytes) -> None:

@@ -72,39 +72,52 @@ class Session:
         "_buffer",
         "_field_reader",
         "_handlers",
+        "_may_push",
+        "_most_held",
         "_now",
         "_owner",
         "_preface",
         "_receive_window",
         "_resets",
-        "_settled",
         "_transport",
         "_unreturned",
         "conduct",
         "held",
         "in_block",
         "outflow",
+        "peer_max_streams",
         "peer_stream_window",
         "progressed",
+        "settled",
         "streams",
         "window_opened",
     )
 
-    def __init__(self, transport: Transport, owner: SessionOwner, now: Callable[[], float], *, preface: bytes) -> None:
-        """`preface`: what the peer begins with."""
+    def __init__(
+        self, transport: Transport, owner: SessionOwner, now: Callable[[], float], *, preface: bytes, most_held: int
+    ) -> None:
+        """`preface`: what the peer begins with, in front of its settings; a server with nothing. `most_held`: bytes of
+        paused streams above which the whole connection waits."""
         self._transport = transport
         self._owner = owner
         self._now = now
         self._preface = preface
+        self._may_push = bool(preface)
+        """Only clients say whether they want to be pushed to."""
+        self._most_held = most_held
         self._buffer = b""
-        self._settled = False
+        self.settled = False
+        """The peer's settings are here."""
         self._field_reader = FieldReader()
         self.conduct = Conduct()
         self.outflow = Outflow(transport, self.conduct)
         self.streams: dict[int, Stream] = {}
         """Open and half-closed ones."""
-        self._resets: dict[int, None] = {}
+        self._resets: dict[int, int] = {}
+        """Stream → what its peer may have sent before it learned of the reset."""
         self.peer_stream_window = frames.DEFAULT_WINDOW
+        self.peer_max_streams = frames.MAX_31_BITS
+        """Streams that the peer takes at a time; until it says so, as many as there are identifiers."""
         self._receive_window = limits.H2_CONNECTION_WINDOW_BYTES
         self._unreturned = 0
         self.held = 0
@@ -170,7 +183,7 @@ class Session:
                 break
             if self._block_id and kind != frames.CONTINUATION:
                 raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "frame_in_header_block")
-            if not self._settled and kind != frames.SETTINGS:
+            if not self.settled and kind != frames.SETTINGS:
                 raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "settings_missing")
             handler = handlers.get(kind)
             if handler is not None:
@@ -214,10 +227,12 @@ class Session:
         self._unreturned += size
         stream = self._find(stream_id)
         if stream is None:
-            if stream_id not in self._resets:
+            under_way = self._resets.get(stream_id)
+            if under_way is None:
                 raise ConnectionBroken(ErrorCode.STREAM_CLOSED, "data_on_closed_stream")
-            # A few may have been under way; no window stops more of them.
-            self._glitch()
+            self._resets[stream_id] = under_way - size
+            if under_way < size:
+                self._glitch()
             self._return_to_connection()
             return
         if stream.peer_ended:
@@ -320,7 +335,9 @@ class Session:
             raise ConnectionBroken(ErrorCode.FRAME_SIZE_ERROR, "rst_stream_length")
         stream = self._find(stream_id)
         if stream is None:
-            self._glitch()
+            # Ours and the peer's may have crossed: once.
+            if self._resets.pop(stream_id, None) is None:
+                self._glitch()
             return
         stream.ended = stream.peer_ended = True
         self.forget(stream)
@@ -332,11 +349,11 @@ class Session:
         if flags & frames.ACK:
             if payload:
                 raise ConnectionBroken(ErrorCode.FRAME_SIZE_ERROR, "settings_ack_length")
-            if not self._settled:
+            if not self.settled:
                 raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "settings_missing")
             self._judge("settings", self.conduct.control(self._now()))
             return
-        self._settled = True
+        self.settled = True
         settings = frames.read_settings(payload)
         if len(settings) > limits.H2_MAX_SETTINGS:
             # A window for all streams, set again and again, is work for each of them.
@@ -358,8 +375,10 @@ class Session:
                     raise ConnectionBroken(ErrorCode.FLOW_CONTROL_ERROR, "initial_window")
             self.window_opened = True
         elif name == frames.SETTINGS_ENABLE_PUSH:
-            if value > 1:
+            if value > self._may_push:
                 raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "enable_push")
+        elif name == frames.SETTINGS_MAX_CONCURRENT_STREAMS:
+            self.peer_max_streams = value
         elif name == frames.SETTINGS_MAX_FRAME_SIZE and not frames.MAX_PAYLOAD_BYTES <= value < 1 << 24:
             raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "max_frame_size")
         # The table's size is of no interest: no table is used (see `fields`). We send the smallest maximal frames.
@@ -374,7 +393,7 @@ class Session:
             raise ConnectionBroken(ErrorCode.FRAME_SIZE_ERROR, "ping_length")
         if not flags & frames.ACK:
             self._transport.send(frames.frame(frames.PING, frames.ACK, 0, payload))
-        self._judge("ping", self.conduct.control(self._now()))
+        self._judge("ping", self.conduct.ping(self._now()))
 
     def _goaway(self, _flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -442,7 +461,7 @@ class Session:
             stream.unreturned = 0
 
     def _return_to_connection(self) -> None:
-        if self._unreturned >= limits.H2_CONNECTION_WINDOW_BYTES // 2 and self.held < limits.H2_MAX_HELD_BYTES:
+        if self._unreturned >= limits.H2_CONNECTION_WINDOW_BYTES // 2 and self.held < self._most_held:
             self._transport.send(frames.window_update(0, self._unreturned))
             self._receive_window += self._unreturned
             self._unreturned = 0
@@ -453,13 +472,13 @@ class Session:
         """End a stream with RST_STREAM and forget it."""
         stream.ended = True
         self._transport.send(frames.rst_stream(stream.id, code))
-        self.remember_reset(stream.id)
+        self.remember_reset(stream.id, stream.receive_window)
         self.forget(stream)
 
-    def remember_reset(self, stream_id: int) -> None:
-        """What is under way on this stream is to be ignored."""
+    def remember_reset(self, stream_id: int, window: int = limits.H2_STREAM_WINDOW_BYTES) -> None:
+        """What is under way on this stream is to be ignored: as much as its window let out."""
         resets = self._resets
-        resets[stream_id] = None
+        resets[stream_id] = window
         if len(resets) > _REMEMBERED_RESETS:
             del resets[next(iter(resets))]
 
