@@ -186,6 +186,14 @@ CONNECT_S = 5.0
 #: close first. HAProxy: pool-purge-delay 5 s; 4 s is below all of those named.
 UPSTREAM_IDLE_S = 4.0
 
+#: An HTTP/2 connection to a server without streams. A server that is faster says so by GOAWAY, after which what it has
+#: not begun is safe to send again. nginx: keepalive_timeout 60 s towards upstreams, and 75 s as a server.
+H2_UPSTREAM_IDLE_S = 60.0
+
+#: Bytes on an HTTP/2 connection to a server that its host does not acknowledge: the connection is dead, whoever still
+#: waits on it. gRPC: TCP_USER_TIMEOUT 20 s (gRFC A18).
+H2_UNACKNOWLEDGED_S = 20.0
+
 #: Retries of one request on a fresh connection after a pooled one proved stale. nginx and Envoy: one.
 MAX_STALE_RETRIES = 1
 

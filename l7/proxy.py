@@ -34,7 +34,8 @@ from l7.telemetry.log_writer import AccessLogWriter
 from l7.telemetry.metrics import Counters, RequestMetrics
 from l7.tls import HTTP2, CertificateInvalid, CertificateTable, TlsFacts, TlsTerminator
 from l7.upstream.health import HealthChecker
-from l7.upstream.pool import BackendPool, Server, Upstreams
+from l7.upstream.pool import Upstreams
+from l7.upstream.server import BackendPool, Server
 from orchestrator.contract.report import ServerHealth
 from orchestrator.contract.route import Goodbye, Listener
 from orchestrator.contract.snapshot import ProxySnapshot

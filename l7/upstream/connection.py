@@ -105,6 +105,14 @@ class UpstreamSocket(ServerSocket):
         if self.paused:
             self.resume_reading()
 
+    def wait(self, who: object) -> None:
+        """Somebody has asked for it."""
+        self.waiting = who
+
+    def forget(self, _who: object) -> None:
+        """Nobody waits for it any more."""
+        self.waiting = None
+
     def let_go(self, _side: UpstreamSide, reusable: bool) -> None:
         """Its exchange is done with it: keep it, or close it."""
         if self.is_over:

@@ -1,9 +1,9 @@
-"""Active health checks: one trio task per server, a GET over a fresh connection, and the counting of its results.
+"""Active health checks: one trio task per server, a request over a fresh connection, and the counting of its results.
 
-A server is healthy when it answers 2xx or 3xx (HAProxy: `option httpchk`). It changes sides after a number of equal
-results in a row; but a server that was never checked is trusted only until its first result (HAProxy starts servers
-the same way), so that neither a proxy that just started refuses everything, nor a dead server is trusted for three
-intervals.
+A server is healthy when it answers 2xx or 3xx (HAProxy: `option httpchk`), or by gRPC that it is serving. It changes
+sides after a number of equal results in a row; but a server that was never checked is trusted only until its first
+result (HAProxy starts servers the same way), so that neither a proxy that just started refuses everything, nor a dead
+server is trusted for three intervals.
 """
 
 import random
@@ -11,13 +11,19 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
-from l7 import limits
+from l7 import grpc, limits
+from l7.protocol.message import RequestHead
 from l7.proxy_protocol import local_announcement
-from l7.upstream.pool import BackendPool, Server
-from orchestrator.contract.route import HealthCheck
+from l7.upstream import http2_probe
+from l7.upstream.http2_probe import NoAnswer, Stream
+from l7.upstream.server import BackendPool, Server
+from orchestrator.contract.route import HealthCheck, HealthKind
+
+_USER_AGENT: Final = b"user-agent: edgefleet-health"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +62,18 @@ async def check(server: Server) -> Result:
     """Ask a server once. Takes at most the check's timeout."""
     health = server.health
     began = trio.current_time()
-    result = Result(False, f"no answer in {health.timeout_s:g} s")
     with trio.move_on_after(health.timeout_s):
         try:
-            status = await _status(server)
+            passed, said = await _ask(server)
         except OSError as error:
             return Result(False, error.strerror or type(error).__name__)
         except trio.BrokenResourceError as error:
             return Result(False, _broken(error))
+        except NoAnswer as error:
+            return Result(False, str(error))
         took_ms = (trio.current_time() - began) * 1000
-        if status is None:
-            result = Result(False, "not an HTTP answer")
-        else:
-            result = Result(200 <= status < 400, f"{status} in {took_ms:.0f} ms")
-    return result
+        return Result(passed, f"{said} in {took_ms:.0f} ms")
+    return Result(False, f"no answer in {health.timeout_s:g} s")
 
 
 def _broken(error: trio.BrokenResourceError) -> str:
@@ -82,7 +86,8 @@ def _broken(error: trio.BrokenResourceError) -> str:
     return "connection broke before the answer"
 
 
-async def _status(server: Server) -> int | None:
+async def _ask(server: Server) -> tuple[bool, str]:
+    """Whether the answer is a healthy one, and what it was."""
     host, port = server.address
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     sock = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -91,23 +96,66 @@ async def _status(server: Server) -> int | None:
         plain = trio.SocketStream(sock)
         if server.proxy_protocol is not None:
             await plain.send_all(local_announcement(server.proxy_protocol))
-        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = plain
+        stream: Stream = plain
         if server.tls is not None:
             authority = server.tls.shared.tls.server_name
             stream = trio.SSLStream(plain, server.tls.shared.context, server_hostname=authority, https_compatible=True)
-        await stream.send_all(
-            f"GET {server.health.path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: edgefleet-health\r\n"
-            "accept: */*\r\nconnection: close\r\n\r\n".encode("ascii")
-        )
-        answer = b""
-        while b"\r\n" not in answer and len(answer) < limits.MAX_HEALTH_ANSWER_BYTES:
-            chunk = await stream.receive_some(limits.MAX_HEALTH_ANSWER_BYTES)
-            if not chunk:
-                return None
-            answer += chunk
+        if server.health.kind is HealthKind.GRPC:
+            return await _grpc_status(stream, authority, server.health)
+        if server.streams is not None:
+            status = (await http2_probe.ask(stream, _head(b"GET", server.health.path, authority), _USER_AGENT)).status
+        else:
+            status = await _http1_status(stream, authority, server.health.path)
+    return 200 <= status < 400, str(status)
+
+
+def _head(method: bytes, path: str, authority: str, length: int = 0) -> RequestHead:
+    name = authority.encode("ascii")
+    return RequestHead(
+        method=method,
+        path=path.encode("ascii"),
+        query=b"",
+        authority=name,
+        host=name,
+        headers=[],
+        length=length,
+        keep_alive=False,
+        expects_continue=False,
+    )
+
+
+async def _grpc_status(stream: Stream, authority: str, health: HealthCheck) -> tuple[bool, str]:
+    request = grpc.health_request(health.service)
+    head = _head(b"POST", grpc.HEALTH_METHOD.decode("ascii"), authority, len(request))
+    head.headers = [(b"content-type", b"application/grpc"), (b"grpc-timeout", grpc.write_timeout(health.timeout_s))]
+    head.accepts_trailers = True
+    answer = await http2_probe.ask(stream, head, _USER_AGENT, request, whole=True)
+    if answer.status != 200:
+        return False, str(answer.status)
+    status = grpc.read_status(answer.trailers)
+    if status != grpc.Status.OK:
+        return False, f"grpc-status {status}"
+    serving = grpc.read_health(answer.body) or "no health answer"
+    return serving == grpc.SERVING, serving
+
+
+async def _http1_status(stream: Stream, authority: str, path: str) -> int:
+    await stream.send_all(
+        f"GET {path} HTTP/1.1\r\nhost: {authority}\r\n".encode("ascii")
+        + _USER_AGENT
+        + b"\r\naccept: */*\r\nconnection: close\r\n\r\n"
+    )
+    answer = b""
+    while b"\r\n" not in answer and len(answer) < limits.MAX_HEALTH_ANSWER_BYTES:
+        chunk = await stream.receive_some(limits.MAX_HEALTH_ANSWER_BYTES)
+        if not chunk:
+            raise NoAnswer("not an HTTP answer")
+        answer += chunk
     version, _, rest = answer.partition(b" ")
     code = rest[:3]
-    return int(code) if version.startswith(b"HTTP/1.") and len(code) == 3 and code.isdigit() else None
+    if not (version.startswith(b"HTTP/1.") and len(code) == 3 and code.isdigit()):
+        raise NoAnswer("not an HTTP answer")
+    return int(code)
 
 
 class HealthChecker:

@@ -1,11 +1,14 @@
 """Connections to servers: kept between requests, bounded, and tried elsewhere when one cannot be made.
 
-One `Server` per address holds its connections and survives a change of snapshot that does not touch it. One
-`BackendPool` per backend balances over its servers. `Upstreams` is what exchanges ask (`Services.open_upstream` and
-its kin).
+`Upstreams` is what exchanges ask (`Services.open_upstream` and its kin). It chooses a server, takes a connection that
+is there, or has one made.
 
 A connection that was asked for and is no longer wanted when it is there goes to the idle ones: the next request takes
 it.
+
+Servers that speak HTTP/2 are given many requests on a connection. While one is being made, those that come meanwhile
+wait for it together; when all are full, another one is made. The same bounds hold: connections of a server, requests
+that wait.
 
 Servers that take the PROXY protocol are told about a client when a connection begins, and believe it until it ends. So
 such a connection is its client connection's alone: idle, it waits for the next request of that one, and it is closed
@@ -13,7 +16,7 @@ when that one is over.
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from l7 import limits
 from l7.proxy_protocol import announcement, local_announcement
@@ -22,124 +25,11 @@ from l7.sides import ClientFlow, UpstreamSide, UpstreamUser
 from l7.telemetry.flags import Flag
 from l7.telemetry.metrics import Counters
 from l7.transport import reason_of
-from l7.upstream.balance import LeastRequest
 from l7.upstream.connection import UpstreamSocket
-from l7.upstream.tls import BackendContext, ServerTls
-from orchestrator.contract.route import Backend, BackendServer, HealthCheck, ProxyProtocol
-
-
-class Server:
-    """One server of a backend, with this worker's connections to it."""
-
-    __slots__ = (
-        "_upstreams",
-        "active",
-        "address",
-        "detail",
-        "health",
-        "healthy",
-        "idle",
-        "name",
-        "proxy_protocol",
-        "retired",
-        "tls",
-        "total",
-    )
-
-    def __init__(
-        self,
-        upstreams: "Upstreams",
-        server: BackendServer,
-        health: HealthCheck,
-        shared: BackendContext | None,
-        proxy_protocol: ProxyProtocol | None,
-    ) -> None:
-        self._upstreams = upstreams
-        self.name = server.name
-        self.address = (str(server.address), int(server.port))
-        self.health = health
-        self.tls = ServerTls(shared) if shared is not None else None
-        self.proxy_protocol = proxy_protocol
-        self.healthy = True
-        """By the active checks. A server is trusted until its first check says otherwise."""
-        self.detail = "not checked yet"
-        self.active = 0
-        """Requests in progress, and connections being opened for one."""
-        self.total = 0
-        """Open connections, idle ones and connecting ones included."""
-        self.idle: list[UpstreamSocket] = []
-        """Last in, first out: what is not needed grows old and is closed."""
-        self.retired = False
-        """No backend of the running snapshot names it: nothing is kept."""
-
-    def __repr__(self) -> str:
-        state = "healthy" if self.healthy else "unhealthy"
-        return f"<Server {self.name}: {state}, {self.active} active, {len(self.idle)} idle, {self.total} connections>"
-
-    def connected(self, connection: UpstreamSocket) -> None:
-        """Hand the connection to who waits for it."""
-        self._upstreams.connected(self, connection)
-
-    def connect_failed(self, connection: UpstreamSocket, reason: str) -> None:
-        """Try elsewhere, or tell who waits."""
-        self._upstreams.connect_failed(self, connection, reason)
-
-    def gone(self, connection: UpstreamSocket) -> None:
-        """One connection less."""
-        self.total -= 1
-        if connection.idle:
-            self.idle.remove(connection)
-
-    def idle_of(self, owner: ClientFlow | None) -> UpstreamSocket | None:
-        """The idle connection that was used last, of those that this client's requests may use; no longer idle."""
-        idle = self.idle
-        if owner is None:
-            return idle.pop() if idle else None
-        for at in range(len(idle) - 1, -1, -1):
-            if idle[at].owner is owner:
-                return idle.pop(at)
-        return None
-
-    def keep(self, connection: UpstreamSocket) -> None:
-        """Keep a connection that nobody uses, if there is room."""
-        if connection.owner is not None and len(self.idle) >= limits.MAX_IDLE_PER_SERVER:
-            # Nobody else could use those that are there already: the oldest gives way.
-            self.idle[0].release()
-        if self.retired or len(self.idle) >= limits.MAX_IDLE_PER_SERVER:
-            connection.release()
-        else:
-            connection.become_idle()
-            self.idle.append(connection)
-
-    def retire(self) -> None:
-        """It left the configuration: idle connections close now, busy ones after their request."""
-        self.retired = True
-        for connection in tuple(self.idle):
-            connection.release()
-
-
-class BackendPool:
-    """The servers of one backend, balanced by least request."""
-
-    __slots__ = ("backend", "balancer", "pending", "servers", "shared")
-
-    def __init__(
-        self,
-        backend: Backend,
-        servers: tuple[Server, ...],
-        below: Callable[[int], int],
-        shared: BackendContext | None = None,
-    ) -> None:
-        """`below(n)` gives a random integer 0 ≤ x < n. `shared`: TLS of all its servers."""
-        self.shared = shared
-        self.backend = backend
-        self.servers = servers
-        self.balancer: LeastRequest[Server] = LeastRequest(servers, below)
-        self.pending = 0
-        """Exchanges that wait for a connection."""
-
-    def __repr__(self) -> str:
-        return f"<BackendPool {self.backend.name}: {self.servers}>"
+from l7.upstream.multiplexed import MultiplexedSocket
+from l7.upstream.server import BackendPool, Server
+from l7.upstream.tls import BackendContext
+from orchestrator.contract.route import Backend, BackendServer, ProxyProtocol
 
 
 class _Attempt:
@@ -152,7 +42,7 @@ class _Attempt:
         self.pool = pool
         self.count = 0
         self.tried: list[Server] = []
-        self.connection: UpstreamSocket | None = None
+        self.connection: UpstreamSocket | MultiplexedSocket | None = None
 
 
 class Upstreams:
@@ -164,7 +54,7 @@ class Upstreams:
         self._random = rng.random
         self.backends: dict[str, BackendPool] = {}
         self._waiting: dict[UpstreamUser, _Attempt] = {}
-        self._used: dict[UpstreamSide, UpstreamSocket] = {}
+        self._used: dict[UpstreamSide, UpstreamSocket | MultiplexedSocket] = {}
 
     def __repr__(self) -> str:
         return f"<Upstreams: {len(self._used)} busy, {len(self._waiting)} waiting, {list(self.backends.values())}>"
@@ -196,7 +86,7 @@ class Upstreams:
             shared = present.shared if present is not None else None
             if backend.tls is None:
                 shared = None
-            elif shared is None or shared.tls != backend.tls:
+            elif shared is None or shared.tls != backend.tls or shared.protocol is not backend.protocol:
                 shared = BackendContext(backend, backend.tls)
             servers = tuple(self._server(known.get(each.name), each, backend, shared) for each in backend.servers)
             built[backend.name] = BackendPool(backend, servers, self._below, shared)
@@ -205,15 +95,8 @@ class Upstreams:
     def _server(
         self, known: Server | None, server: BackendServer, backend: Backend, shared: BackendContext | None
     ) -> Server:
-        fresh = Server(self, server, backend.health, shared, backend.send_proxy_protocol)
-        same = (
-            known is not None
-            and known.address == fresh.address
-            and known.health == fresh.health
-            and (known.tls.shared if known.tls else None) is shared
-            and known.proxy_protocol is fresh.proxy_protocol
-        )
-        return known if known is not None and same else fresh
+        fresh = Server(self, server, backend, shared)
+        return known if known is not None and known.same_as(fresh) else fresh
 
     def swap(self, backends: dict[str, BackendPool]) -> None:
         """Use what `build` made, from the next request on."""
@@ -237,6 +120,11 @@ class Upstreams:
         if pool is None or server is None:
             exchange.upstream_failed(Flag.NO_HEALTHY_UPSTREAM, "no_server")
             return
+        if server.streams is not None:
+            shared = server.streams.with_room()
+            if shared is not None:
+                self._begin_on(shared, exchange)
+                return
         owner = exchange.flow if server.proxy_protocol is not None else None
         connection = server.idle_of(owner) if server.idle and not fresh else None
         if connection is not None:
@@ -260,7 +148,7 @@ class Upstreams:
             attempt.pool.pending -= 1
             if attempt.connection is not None:
                 attempt.tried[-1].active -= 1
-                attempt.connection.waiting = None
+                attempt.connection.forget(attempt)
 
     def flow_over(self, flow: ClientFlow) -> None:
         """A client's connection is over: close those that were its own. Busy ones end with their requests."""
@@ -282,14 +170,21 @@ class Upstreams:
         while True:
             attempt.count += 1
             attempt.tried.append(server)
+            if server.streams is not None and (shared := server.streams.being_made()) is not None:
+                self._wait_for(shared, attempt, server)
+                return
             if server.total >= limits.MAX_CONNECTIONS_PER_SERVER and server.proxy_protocol is not None and server.idle:
                 # Idle ones, which are others' own, give way.
                 server.idle[0].release()
             if server.total >= limits.MAX_CONNECTIONS_PER_SERVER:
                 self._give_up(attempt, Flag.UPSTREAM_OVERFLOW, "server_connections")
                 return
-            connection = UpstreamSocket(self._reactor, server)
-            if server.proxy_protocol is not None:
+            connection: UpstreamSocket | MultiplexedSocket
+            if server.streams is not None:
+                connection = MultiplexedSocket(self._reactor, server)
+            else:
+                connection = UpstreamSocket(self._reactor, server)
+            if isinstance(connection, UpstreamSocket) and server.proxy_protocol is not None:
                 self._announce(attempt.exchange, connection, server.proxy_protocol)
             try:
                 connection.start()
@@ -300,10 +195,15 @@ class Upstreams:
                 server = another
                 continue
             server.total += 1
-            server.active += 1
-            attempt.connection = connection
-            connection.waiting = attempt
+            if isinstance(connection, MultiplexedSocket) and server.streams is not None:
+                server.streams.connections.append(connection)
+            self._wait_for(connection, attempt, server)
             return
+
+    def _wait_for(self, connection: UpstreamSocket | MultiplexedSocket, attempt: _Attempt, server: Server) -> None:
+        server.active += 1
+        attempt.connection = connection
+        connection.wait(attempt)
 
     def _announce(self, exchange: UpstreamUser, connection: UpstreamSocket, version: ProxyProtocol) -> None:
         """Have the connection begin with who the client is, and be that client's alone."""
@@ -327,9 +227,12 @@ class Upstreams:
         self._give_up(attempt, Flag.UPSTREAM_CONNECTION_FAILURE, reason)
         return None
 
-    def _give_up(self, attempt: _Attempt, flag: Flag, reason: str) -> None:
+    def _settle(self, attempt: _Attempt) -> None:
         del self._waiting[attempt.exchange]
         attempt.pool.pending -= 1
+
+    def _give_up(self, attempt: _Attempt, flag: Flag, reason: str) -> None:
+        self._settle(attempt)
         attempt.exchange.upstream_failed(flag, reason, attempt.tried[-1].name)
 
     def connected(self, server: Server, connection: UpstreamSocket) -> None:
@@ -343,8 +246,7 @@ class Upstreams:
             else:
                 connection.release()
             return
-        del self._waiting[attempt.exchange]
-        attempt.pool.pending -= 1
+        self._settle(attempt)
         connection.become_busy()
         self._used[connection.codec] = connection
         attempt.exchange.upstream_connected(connection.codec, reused=False)
@@ -359,6 +261,45 @@ class Upstreams:
         another = self._another(attempt, reason)
         if another is not None:
             self._try(attempt, another)
+
+    # -- connections that many requests share --------------------------------------------------------------------------
+
+    def _begin_on(self, connection: MultiplexedSocket, exchange: UpstreamUser) -> None:
+        connection.pool.active += 1
+        stream = connection.stream()
+        self._used[stream] = connection
+        # Others use it, and may have spoilt it: like one from the pool, and like that one safe to try again.
+        exchange.upstream_connected(stream, reused=True)
+
+    def streams_connected(self, server: Server, connection: MultiplexedSocket) -> None:
+        """It is there: whoever waits and has room begins; the others wait for the next one."""
+        for attempt in connection.take_waiting():
+            assert isinstance(attempt, _Attempt)  # noqa: S101 - nothing else waits
+            attempt.connection = None
+            server.active -= 1
+            if connection.has_room:
+                self._settle(attempt)
+                self._begin_on(connection, attempt.exchange)
+            elif attempt.count < limits.MAX_CONNECT_ATTEMPTS:
+                self._try(attempt, server)
+            else:
+                self._give_up(attempt, Flag.UPSTREAM_OVERFLOW, "server_streams")
+        if server.retired:
+            connection.retire()
+
+    def streams_failed(self, server: Server, connection: MultiplexedSocket, reason: str) -> None:
+        """It will not be: all that wait try elsewhere."""
+        for attempt in connection.take_waiting():
+            assert isinstance(attempt, _Attempt)  # noqa: S101 - nothing else waits
+            attempt.connection = None
+            server.active -= 1
+            another = self._another(attempt, reason)
+            if another is not None:
+                self._try(attempt, another)
+
+    def count(self, name: str) -> None:
+        """Add one to a named counter."""
+        self._counters.add(name)
 
     def close(self) -> None:
         """Close every idle connection: the worker ends."""

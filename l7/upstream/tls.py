@@ -8,14 +8,14 @@ taken for whole.
 import socket
 import ssl
 
-from l7.tls import CertificateInvalid, load_chain
-from orchestrator.contract.route import Backend, BackendTls
+from l7.tls import HTTP2, CertificateInvalid, load_chain
+from orchestrator.contract.route import Backend, BackendProtocol, BackendTls
 
 
-def _context(backend: str, tls: BackendTls) -> ssl.SSLContext:
+def _context(backend: Backend, tls: BackendTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([HTTP2 if backend.protocol is BackendProtocol.H2 else "http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION
     # Python sets it, so that an end without `close_notify` looks like one with it.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
@@ -23,22 +23,23 @@ def _context(backend: str, tls: BackendTls) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cadata=tls.ca_pem)
     except (ssl.SSLError, ValueError) as error:
-        raise CertificateInvalid(f"CAs of backend {backend}: {error}") from error
+        raise CertificateInvalid(f"CAs of backend {backend.name}: {error}") from error
     pair = tls.client_certificate
     if pair is not None:
-        load_chain(context, pair.chain_pem, pair.key_pem, f"client certificate for backend {backend}")
+        load_chain(context, pair.chain_pem, pair.key_pem, f"client certificate for backend {backend.name}")
     return context
 
 
 class BackendContext:
     """What all servers of a backend share."""
 
-    __slots__ = ("context", "tls")
+    __slots__ = ("context", "protocol", "tls")
 
     def __init__(self, backend: Backend, tls: BackendTls) -> None:
         """Raises CertificateInvalid: a CA or the client certificate cannot be used."""
         self.tls = tls
-        self.context = _context(backend.name, tls)
+        self.protocol = backend.protocol
+        self.context = _context(backend, tls)
 
     def __repr__(self) -> str:
         return f"<BackendContext for {self.tls.server_name}>"

@@ -19,6 +19,7 @@ from orchestrator.contract.pool import (
 )
 from orchestrator.contract.route import (
     MAX_TRUSTED_SOURCES,
+    BackendProtocol,
     HealthCheck,
     HostName,
     ProxyProtocol,
@@ -233,6 +234,7 @@ class BackendEntry(Contract):
     health: HealthCheck = HealthCheck()
     tls: BackendTlsEntry | None = None
     send_proxy_protocol: ProxyProtocol | None = None
+    protocol: BackendProtocol = BackendProtocol.HTTP1
 
 
 #: Sections of `platform.yaml` and of a team's file: field → model of one entry, and whether it is a list of them.

@@ -12,11 +12,13 @@ from orchestrator.config.referenced import referenced_text
 from orchestrator.config.schema import TEAM_SECTIONS, BackendEntry, HostEntry, KeyPairEntry, RouteEntry
 from orchestrator.contract.route import (
     Backend,
+    BackendProtocol,
     BackendServer,
     BackendTls,
     Certificate,
     CertificateAndKey,
     ClientCertificatePolicy,
+    HealthKind,
     Host,
     KeyKind,
     PathMatchKind,
@@ -62,6 +64,8 @@ def read_teams(
                 "a server",
                 findings,
             )
+            if not _protocols_fit(backend, findings):
+                continue
             teams.backends.append(
                 ConfiguredBackend(
                     backend=_backend(backend.value, _backend_tls(backend, files, findings)),
@@ -72,6 +76,29 @@ def read_teams(
     _refuse_double_claims(all_hosts, findings)
     refuse_repeats(all_backends, lambda backend: backend.name, "a backend", findings)
     return teams
+
+
+def _protocols_fit(backend: Placed[BackendEntry], findings: Findings) -> bool:
+    """Whether what is asked of a backend goes with what its servers speak."""
+    entry = backend.value
+    is_h2 = entry.protocol is BackendProtocol.H2
+    if is_h2 and entry.send_proxy_protocol is not None:
+        findings.add(
+            "proxy_protocol_with_h2",
+            backend.place.at("send_proxy_protocol"),
+            f"{entry.name} speaks HTTP/2, whose connections are shared by clients, and a PROXY header names one",
+            "remove it: servers learn of clients from `Forwarded` and `X-Forwarded-For`",
+        )
+        return False
+    if entry.health.kind is HealthKind.GRPC and not is_h2:
+        findings.add(
+            "grpc_health_without_h2",
+            backend.place.at("health", "kind"),
+            f"{entry.name} speaks HTTP/1.1, and gRPC needs HTTP/2",
+            "add `protocol: h2`",
+        )
+        return False
+    return True
 
 
 def _refuse_double_claims(hosts: list[Placed[HostEntry]], findings: Findings) -> None:
@@ -254,4 +281,5 @@ def _backend(entry: BackendEntry, tls: BackendTls | None) -> Backend:
         health=entry.health,
         tls=tls,
         send_proxy_protocol=entry.send_proxy_protocol,
+        protocol=entry.protocol,
     )

@@ -12,7 +12,7 @@ from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
 from orchestrator.contract.node import AgentRole, L4DrainPhase, NodeKind
 from orchestrator.contract.pool import Encapsulation, GenerationMember, MemberState
 from orchestrator.contract.report import MemberProbe, Nack, TableStatus
-from orchestrator.contract.route import HostName, ProxyProtocol, Route, TrustedHops, TrustedSources
+from orchestrator.contract.route import BackendProtocol, HostName, ProxyProtocol, Route, TrustedHops, TrustedSources
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
 CONFIGURATION = "/v1/configuration"
@@ -255,6 +255,7 @@ class BackendView(Contract):
     owner: Name
     source: str
     send_proxy_protocol: ProxyProtocol | None = None
+    protocol: BackendProtocol = BackendProtocol.HTTP1
     servers: tuple[ServerView, ...]
 
 

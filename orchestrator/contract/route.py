@@ -4,9 +4,9 @@ import hashlib
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from orchestrator.contract.base import Address, Contract, Name, Port
 
@@ -128,9 +128,21 @@ class BackendServer(Contract):
     port: Port
 
 
-class HealthCheck(Contract):
-    """Active HTTP check of each server of a backend."""
+class HealthKind(StrEnum):
+    """What a server is asked."""
 
+    HTTP = "http"
+    """GET, in the protocol that it speaks: 2xx and 3xx are healthy."""
+    GRPC = "grpc"
+    """`grpc.health.v1.Health/Check`: SERVING is healthy."""
+
+
+class HealthCheck(Contract):
+    """Active check of each server of a backend."""
+
+    kind: HealthKind = HealthKind.HTTP
+    service: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]*$", max_length=120)] = ""
+    """`grpc`: which service is asked about; empty: the whole server."""
     path: Annotated[str, StringConstraints(pattern=r"^/[\x21-\x7e]*$", max_length=1024)] = "/"
     interval_s: Seconds = 2.0
     timeout_s: Seconds = 1.0
@@ -165,6 +177,16 @@ class ProxyProtocol(StrEnum):
     """Binary; with server name, ALPN and an id."""
 
 
+class BackendProtocol(StrEnum):
+    """What servers speak."""
+
+    HTTP1 = "http1"
+    """HTTP/1.1: a connection carries one request at a time."""
+    H2 = "h2"
+    """HTTP/2: many requests share a connection. With TLS by ALPN, without it by prior knowledge (RFC 9113 section
+    3.3)."""
+
+
 class Backend(Contract):
     """A named set of servers behind the proxies; each request picks one of them anew."""
 
@@ -175,6 +197,15 @@ class Backend(Contract):
     """None: plain text."""
     send_proxy_protocol: ProxyProtocol | None = None
     """What connections to its servers begin with; each is then one client connection's alone. None: with HTTP."""
+    protocol: BackendProtocol = BackendProtocol.HTTP1
+
+    @model_validator(mode="after")
+    def _protocols_fit(self) -> Self:
+        if self.send_proxy_protocol is not None and self.protocol is BackendProtocol.H2:
+            raise ValueError("a PROXY header names one client, and connections with HTTP/2 are shared by many")
+        if self.health.kind is HealthKind.GRPC and self.protocol is not BackendProtocol.H2:
+            raise ValueError("gRPC's health checks need `protocol: h2`")
+        return self
 
 
 class Goodbye(Contract):

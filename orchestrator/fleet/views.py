@@ -175,6 +175,7 @@ def backend_views(present: Present, board: ReportBoard) -> tuple[BackendView, ..
             owner=entry.owner,
             source=entry.source,
             send_proxy_protocol=entry.backend.send_proxy_protocol,
+            protocol=entry.backend.protocol,
             servers=tuple(
                 ServerView(
                     **server.model_dump(),

@@ -283,6 +283,24 @@ BAD: dict[str, tuple[dict[str, str], str, str, str]] = {
         f"{TEAM_FILE}:11:33 backends[0].tls.client_certificate.key",
         "does not belong",
     ),
+    "PROXY header on connections that clients share": (
+        team("    health:", "    send_proxy_protocol: v2\n    protocol: h2\n    health:"),
+        "proxy_protocol_with_h2",
+        f"{TEAM_FILE}:10:26 backends[0].send_proxy_protocol",
+        "shared by clients",
+    ),
+    "health by gRPC without HTTP/2": (
+        team("    health: {", "    health: {kind: grpc, "),
+        "grpc_health_without_h2",
+        f"{TEAM_FILE}:10:20 backends[0].health.kind",
+        "gRPC needs HTTP/2",
+    ),
+    "protocol that is none": (
+        team("    health:", "    protocol: http2\n    health:"),
+        "unknown_value",
+        f"{TEAM_FILE}:10:15 backends[0].protocol",
+        "'http2' is not known here",
+    ),
     "host claimed twice": (
         files() | {"teams/other/a.yaml": TEAM.replace("certs/", "../shop/certs/").replace("shop-web", "other-web")},
         "host_claimed_twice",
