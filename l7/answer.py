@@ -2,6 +2,7 @@
 
 import json
 
+from l7.protocol import websocket
 from l7.protocol.message import ResponseHead
 
 #: Who made the answer (RFC 9209). Backends' own `Proxy-Status` fields are dropped, so that this one can be believed.
@@ -27,6 +28,13 @@ _CODES = {
 }
 
 
+#: What helps a client to do better, by the detail.
+_HINTS = {
+    # RFC 6455 section 4.4.
+    "websocket_version": [(b"sec-websocket-version", websocket.VERSION)],
+}
+
+
 def error_answer(status: int, detail: str, request_id: str) -> tuple[ResponseHead, bytes]:
     """Head and body of an error that the proxy reports: `{"error": {"code", "detail", "request_id"}}`."""
     code = _CODES[status]
@@ -37,6 +45,7 @@ def error_answer(status: int, detail: str, request_id: str) -> tuple[ResponseHea
         (b"cache-control", b"no-store"),
         (b"proxy-status", f'{PROXY_NAME}; error={_proxy_error(status)}; details="{detail}"'.encode("ascii")),
         (b"x-request-id", request_id.encode("ascii")),
+        *_HINTS.get(detail, ()),
     ]
     return ResponseHead(status, headers, length=len(body), content_length=len(body)), body
 

@@ -56,7 +56,7 @@ class ClientCodec(Protocol):
         """The goodbye is withdrawn."""
 
     def goodbye(self) -> None:
-        """Close now if no request is in progress."""
+        """Close now if no request is in progress; end tunnels."""
 
 
 class ClientOwner(Protocol):
@@ -172,10 +172,9 @@ class ClientSocket(SocketTransport):
         codec = self.codec
         if codec is None or self._end is not End.NONE:
             return True
-        if not codec.is_idle:
-            return False
+        was_idle = codec.is_idle
         codec.goodbye()
-        return True
+        return was_idle
 
     def stay(self) -> None:
         """The goodbye is withdrawn."""

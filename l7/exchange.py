@@ -18,7 +18,9 @@ nothing, and knows neither sockets nor clocks nor HTTP/1.1.
    client's side is aborted, so that a part is never taken for the whole.
 7. An answer that is whole before its request is leaves the rest of the request unread: the client's connection ends
    after it.
-8. Once over, an exchange ignores everything.
+8. A handshake for WebSocket is answered by the server; with 101 a tunnel takes the exchange's place (`l7.tunnel`).
+   Until then nothing of what the client sends behind it reaches the server, whatever the server takes it for.
+9. Once over, an exchange ignores everything.
 
 | phase     | event                         | next      | what is done                                                |
 |-----------|-------------------------------|-----------|-------------------------------------------------------------|
@@ -31,6 +33,7 @@ nothing, and knows neither sockets nor clocks nor HTTP/1.1.
 | AWAITING  | request_body, request_end     | AWAITING  | send it upstream; after the end the route's timeout runs    |
 | AWAITING  | interim_head                  | AWAITING  | pass it on, but for 100                                     |
 | AWAITING  | response_head                 | STREAMING | send it                                                     |
+| AWAITING  | upgraded                      | OVER      | the tunnel goes on                                          |
 | AWAITING  | upstream_lost, rule 5         | OPENING   | ask for a fresh connection                                  |
 | AWAITING  | upstream_lost, upstream_broke | OVER      | own answer 502                                              |
 | STREAMING | response_body                 | STREAMING | send it                                                     |
@@ -47,12 +50,14 @@ from typing import Final
 from l7 import limits
 from l7.answer import error_answer
 from l7.forwarded import Unbelievable, told_origin
+from l7.protocol import websocket
 from l7.protocol.message import RequestHead, ResponseHead, Trailers
 from l7.routing.path import PathRefused, normalise
 from l7.shell import Flow, Services
 from l7.sides import ClientSide, UpstreamSide
 from l7.telemetry.access_log import AccessRecord
 from l7.telemetry.flags import Flag
+from l7.tunnel import Tunnel
 from orchestrator.contract.snapshot import HEALTH_PATH
 
 #: Methods that may be sent twice (RFC 9110 section 9.2.2; RFC 4918 and RFC 3253 for WebDAV's).
@@ -187,6 +192,9 @@ class Exchange:
         self._timeout_s = target.timeout_s
         forwarded = self._ask_hops() if self.flow.trusted_hops else self.flow.forwarded
         self._extra = forwarded + b"x-request-id: " + record.request_id.encode("ascii")
+        if head.websocket_key == b"":
+            head.websocket_key = websocket.key_of(record.request_id)
+            head.headers.append((b"sec-websocket-key", head.websocket_key))
         self._open(fresh=False)
 
     def refuse(self, status: int, reason: str) -> None:
@@ -199,7 +207,7 @@ class Exchange:
             return
         self.record.bytes_in += len(data)
         upstream = self._upstream
-        if upstream is None:
+        if upstream is None or self._head.websocket_key is not None:
             self._held.append(data)
             self._held_bytes += len(data)
             self._client.pause_request()
@@ -213,6 +221,9 @@ class Exchange:
     def request_end(self, trailers: Trailers = ()) -> None:
         """The request is whole."""
         if self.phase is _OVER:
+            return
+        if self._head.websocket_key is not None:
+            self._fail(400, Flag.DOWNSTREAM_PROTOCOL_ERROR, "websocket_ended")
             return
         self._request_ended = True
         self._request_trailers = trailers
@@ -260,6 +271,9 @@ class Exchange:
             self._fail(504, Flag.UPSTREAM_REQUEST_TIMEOUT, waiting_for)
         elif phase is _AWAITING:
             self._fail(408, Flag.STREAM_IDLE_TIMEOUT, "request_body_timeout")
+
+    def goodbye(self) -> None:
+        """A draining proxy waits no longer: but an exchange has an end of its own."""
 
     # -- The upstream's connection -------------------------------------------------------------------------------------
 
@@ -341,6 +355,19 @@ class Exchange:
         if self._holding:
             self._let_go()
         self._client.send_head(head, last=not self._request_ended)
+
+    def upgraded(self, head: ResponseHead) -> None:
+        """101: the server has switched to WebSocket."""
+        upstream = self._upstream
+        if self.phase is not _AWAITING or upstream is None:
+            return
+        self.phase = _OVER
+        self._upstream = None
+        self.record.status = head.status
+        self.record.upstream_s = self._services.now() - self._connected_at
+        held, self._held = self._held, []
+        tunnel = Tunnel(self._client, upstream, self._services, self.flow, self.record, began_at=self._started_at)
+        tunnel.open(head, held, client_blocked=self._client_blocked)
 
     def response_body(self, data: bytes) -> None:
         """Bytes of the response's body."""

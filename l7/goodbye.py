@@ -4,7 +4,7 @@ A thousand clients that are all sent away at once come back as a herd. So each c
 and its *turn* comes at that fraction of the spread. From its turn on, its next response says `Connection: close`. A
 connection without any request since its turn is closed a good while later (`GOODBYE_IDLE_S`), because a request that
 crosses the close on the wire is lost (RFC 9112 section 9.5); waiting is cheap. Transfers in progress run to their
-end.
+end. Tunnels have none: when the same time has passed they are closed, with 1001 (RFC 6455 section 7.4.1).
 
 Turns count from the drain's start in Unix time, so a worker that restarts in the middle of a drain does not begin anew.
 """
@@ -34,7 +34,8 @@ class Leaver(Protocol):
         """The next response is the last."""
 
     def close_if_idle(self) -> bool:
-        """Close now if no request is in progress; return whether nothing more is to be done."""
+        """Close now if no request is in progress, and begin to close tunnels; return whether nothing more is to be
+        done."""
 
     def stay(self) -> None:
         """The goodbye is withdrawn."""

@@ -164,6 +164,20 @@ STREAM_IDLE_S = 60.0
 #: the client sees the response and not a reset. nginx: lingering_timeout 5 s; Envoy: delayed_close_timeout 1 s.
 LINGER_S = 2.0
 
+# -- Tunnels (WebSocket) -----------------------------------------------------------------------------------------------
+
+#: Silence both ways after which the client gets a Ping, and again after as much more. nginx and AWS close what is
+#: silent for 60 s, Cloudflare for 100 s; Socket.IO pings
+#: every 25 s, the library websockets every 20 s, Phoenix every 30 s.
+TUNNEL_PING_S = 30.0
+
+#: Silence both ways, unanswered pings included, after which a tunnel is closed. HAProxy's manual: timeout tunnel 1h.
+TUNNEL_IDLE_S = 3600.0
+
+#: After a Close, for the other side's; and after both, for the end of the connection. nginx: lingering_timeout 5 s;
+#: the library websockets gives each step 10 s.
+TUNNEL_CLOSE_S = 5.0
+
 # -- Connections -------------------------------------------------------------------------------------------------------
 
 #: Open client connections of one worker. nginx advises some thousands (worker_connections); Envoy's edge advice is a

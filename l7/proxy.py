@@ -412,11 +412,15 @@ class Proxy:
     def open_flows(self) -> dict[str, int]:
         """Client connections by protocol, handshaking and lingering ones included: each is a socket of this host.
 
-        Without those of L4 nodes' probes, for which no drain has to wait.
+        WebSockets over HTTP/2 are streams of their connections, and counted with those. Without those of L4 nodes'
+        probes, for which no drain has to wait.
         """
-        http2 = sum(isinstance(client.codec, Http2Connection) for client in self.clients)
+        codecs = [client.codec for client in self.clients]
+        http2 = sum(isinstance(codec, Http2Connection) for codec in codecs)
+        tunnels = sum(isinstance(codec, ServerConnection) and codec.is_tunnel for codec in codecs)
         probes = sum(self._per_address.get(source, 0) for source in self._probe_sources)
-        return {"http/1.1": len(self.clients) - http2 - probes} | ({HTTP2: http2} if http2 else {})
+        flows = {"http/1.1": len(codecs) - http2 - tunnels - probes, HTTP2: http2, "websocket": tunnels}
+        return {protocol: count for protocol, count in flows.items() if count or protocol == "http/1.1"}
 
     def health(self) -> tuple[ServerHealth, ...]:
         """Each server, as the active checks see it."""

@@ -2,7 +2,8 @@
 
 ```
  client ── ServerConnection ◀─(ClientSide)── Exchange ──(UpstreamSide)─▶ UpstreamConnection ── server
-                                                    ◀─(UpstreamUser)─
+                            ─(ClientUser)─▶    or    ◀─(UpstreamUser)─
+                                             Tunnel
 ```
 """
 
@@ -25,6 +26,10 @@ class ClientSide(Protocol):
     def send_head(self, head: ResponseHead, *, last: bool) -> None:
         """Send the final head. `last`: the connection cannot go on after this response."""
 
+    def open_tunnel(self, tunnel: "ClientUser", head: ResponseHead) -> None:
+        """Say that the server has switched to WebSocket. From now on `tunnel` is told what the client does, and bytes
+        pass as they are, in `request_body` and `send_body`; those that came ahead of time first."""
+
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body, framed."""
 
@@ -44,6 +49,34 @@ class ClientSide(Protocol):
 
     def abort_exchange(self) -> None:
         """The exchange is over, and its response is not: cut it visibly."""
+
+
+class ClientUser(Protocol):
+    """An exchange, or the tunnel that it became, as the codec towards the client tells it what the client does."""
+
+    def request_body(self, data: bytes) -> None:
+        """Bytes of the body, or of the tunnel."""
+
+    def request_end(self, trailers: Trailers = ()) -> None:
+        """The request is whole, or the client has ended its side of the tunnel."""
+
+    def request_broke(self, status: int, reason: str) -> None:
+        """The body broke a rule of its protocol."""
+
+    def client_gone(self, detail: str) -> None:
+        """The client left, or its connection broke."""
+
+    def client_blocked(self) -> None:
+        """The client takes no more bytes for now."""
+
+    def client_drained(self) -> None:
+        """The client takes bytes again."""
+
+    def deadline_passed(self) -> None:
+        """The deadline that was set last is over."""
+
+    def goodbye(self) -> None:
+        """A draining proxy waits no longer: what has no end of its own ends."""
 
 
 class UpstreamSide(Protocol):
@@ -69,6 +102,12 @@ class UpstreamSide(Protocol):
     def resume_reading(self) -> None:
         """Undo `pause_reading`. Idempotent."""
 
+    def open_tunnel(self, tunnel: "UpstreamListener") -> None:
+        """The server has switched to WebSocket: from now on `tunnel` is told what it does."""
+
+    def abort(self) -> None:
+        """Reset the connection when it is released, so that the server does not take a cut for an end."""
+
     def detach(self) -> None:
         """The exchange is done with it; it is told no more."""
 
@@ -84,8 +123,33 @@ class ClientFlow(Protocol):
         """What servers are told of it, if they are."""
 
 
-class UpstreamUser(Protocol):
-    """An exchange, as those see it who find it a server and read the server's response. `Exchange` says more."""
+class UpstreamListener(Protocol):
+    """An exchange, or the tunnel that it became, as the codec towards the server tells it what the server does."""
+
+    def upstream_blocked(self) -> None:
+        """The server takes no more bytes for now."""
+
+    def upstream_drained(self) -> None:
+        """The server takes bytes again."""
+
+    def upstream_lost(self, detail: str, *, untouched: bool, nothing_sent: bool) -> None:
+        """The connection ended before its response did."""
+
+    def upstream_broke(self, reason: str) -> None:
+        """The response broke a rule of its protocol."""
+
+    def response_body(self, data: bytes) -> None:
+        """Bytes of the response's body, or of the tunnel."""
+
+    def response_end(self, *, reusable: bool, trailers: Trailers = ()) -> None:
+        """The response is whole. `reusable`: the connection could carry another request now."""
+
+    def response_paused(self) -> None:
+        """A batch of response bytes has been passed on, and more is to come."""
+
+
+class UpstreamUser(UpstreamListener, Protocol):
+    """An exchange, as those see it who find it a server and read the server's heads. `Exchange` says more."""
 
     @property
     def flow(self) -> ClientFlow:
@@ -101,29 +165,11 @@ class UpstreamUser(Protocol):
     def upstream_failed(self, flag: Flag, detail: str, server: str | None = None) -> None:
         """There is none. `detail`: a name, not a sentence; `server`: the one that was tried."""
 
-    def upstream_blocked(self) -> None:
-        """The server takes no more bytes for now."""
-
-    def upstream_drained(self) -> None:
-        """The server takes bytes again."""
-
-    def upstream_lost(self, detail: str, *, untouched: bool, nothing_sent: bool) -> None:
-        """The connection ended before its response did."""
-
-    def upstream_broke(self, reason: str) -> None:
-        """The response broke a rule of its protocol."""
-
     def interim_head(self, head: ResponseHead) -> None:
         """A 1xx head."""
 
+    def upgraded(self, head: ResponseHead) -> None:
+        """101: the server has switched to WebSocket. What follows are bytes of the tunnel."""
+
     def response_head(self, head: ResponseHead) -> None:
         """The final head."""
-
-    def response_body(self, data: bytes) -> None:
-        """Bytes of the response's body."""
-
-    def response_end(self, *, reusable: bool, trailers: Trailers = ()) -> None:
-        """The response is whole. `reusable`: the connection could carry another request now."""
-
-    def response_paused(self) -> None:
-        """A batch of response bytes has been passed on, and more is to come."""

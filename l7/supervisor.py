@@ -18,7 +18,7 @@ from l7 import limits
 from l7.channel import Discard, ReopenLog, Stop, WorkerStatus, open_channel
 from l7.listener import listen
 from l7.telemetry.certificates import ends_by_host
-from l7.telemetry.metrics import add_up, exposition
+from l7.telemetry.metrics import add_up, exposition, tunnels_open
 from l7.worker_process import KILL_AFTER_S, Bound, WorkerFailed, WorkerProcess
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import ProxyStatus, ServerHealth
@@ -221,6 +221,7 @@ class Supervisor:
         gauges = {
             "workers": len(parts),
             "requests_in_flight": sum(part.requests_in_flight for part in parts),
+            "tunnels_open": sum(tunnels_open(part.counters) for part in parts),
             "draining": int(self.snapshot is not None and self.snapshot.goodbye is not None),
             "snapshot_version": self.snapshot.version if self.snapshot else 0,
         }

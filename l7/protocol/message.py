@@ -30,6 +30,7 @@ class RequestHead:
         "path",
         "query",
         "version",
+        "websocket_key",
     )
 
     def __init__(
@@ -68,6 +69,8 @@ class RequestHead:
         trusted hops only."""
         self.version = b"1.1"
         """As `Via` has it (RFC 9110 section 7.6.3)."""
+        self.websocket_key: bytes | None = None
+        """Of a handshake for WebSocket, as the server is to be sent it; empty: one is to be made; None: it is none."""
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method!r} {self.authority!r} {self.path!r}, length {self.length})"

@@ -25,7 +25,7 @@ _HELP = {
     "forwarded_for_unbelievable": "Requests that came around a trusted hop: X-Forwarded-For has too few addresses.",
     "response_flags": "Requests by response flag.",
     "requests_refused": "Requests that broke a rule of their protocol, by the name of the rule.",
-    "request_seconds_bucket": "Requests that took at most le seconds.",
+    "request_seconds_bucket": "Requests, without WebSockets, that took at most le seconds.",
     "connections_accepted": "Client connections accepted.",
     "proxy_headers_refused": "Connections of trusted sources closed for their PROXY header, by what is wrong.",
     "connections_refused": "Client connections refused, by reason.",
@@ -41,6 +41,10 @@ _HELP = {
     "upstream_http2_floods": "HTTP/2 connections to servers closed for a flood, by kind.",
     "upstream_http2_connection_errors": "HTTP/2 connections to servers ended because a rule was broken, by reason.",
     "upstream_http2_goaways": "HTTP/2 connections to servers that the server asked to leave.",
+    "tunnels_open": "WebSockets that are open.",
+    "tunnels_opened": "WebSockets opened, by the protocol of the client's connection.",
+    "tunnels_ended": "WebSockets ended, by what ended them.",
+    "tunnel_pings": "Pings sent to clients of WebSockets in which nothing moved.",
     "certificate_not_after_seconds": "Unix time at which a host's certificate ends; of several, the earliest.",
     "worker_restarts": "Workers that ended by themselves and were started again.",
     "access_log_dropped": "Access-log records dropped because the log could not be written fast enough.",
@@ -93,7 +97,8 @@ class RequestMetrics:
         self._protocols[record.protocol] = self._protocols.get(record.protocol, 0) + 1
         self.bytes_in += record.bytes_in
         self.bytes_out += record.bytes_out
-        self._buckets[bisect_left(DURATION_BUCKETS_S, record.duration_s)] += 1
+        if record.status != 101:  # a WebSocket's life says nothing about how fast requests are answered
+            self._buckets[bisect_left(DURATION_BUCKETS_S, record.duration_s)] += 1
         classes = self._classes.get(record.backend)
         if classes is None:
             classes = self._classes[record.backend] = [0] * 6
@@ -135,6 +140,12 @@ def add_up(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for key, value in part.items():
             total[key] = total.get(key, 0) + value
     return total
+
+
+def tunnels_open(counters: Mapping[str, int]) -> int:
+    """WebSockets that one worker, by its counters, has open."""
+    opened = sum(value for key, value in counters.items() if key.startswith("tunnels_opened{"))
+    return opened - sum(value for key, value in counters.items() if key.startswith("tunnels_ended{"))
 
 
 def exposition(counters: Mapping[str, int], gauges: Mapping[str, int]) -> str:

@@ -126,6 +126,7 @@ class ServerSocket(SocketTransport):
 
     def release(self, *, reset: bool = False) -> None:
         """Close the socket now, with `close_notify` if that can be."""
+        reset = reset or self._end is End.ABORT
         if self._tls is not None and not reset and not self._connecting and not self.is_over:
             # Sends it, then reports that the server's has not come yet.
             with contextlib.suppress(OSError, ValueError):

@@ -66,6 +66,9 @@ class Answer:
     def interim_head(self, head: ResponseHead) -> None:
         """Of no interest."""
 
+    def upgraded(self, head: ResponseHead) -> None:
+        """Checks ask for no WebSocket."""
+
     def response_head(self, head: ResponseHead) -> None:
         """Note it."""
         self.status = head.status

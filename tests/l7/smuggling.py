@@ -71,6 +71,17 @@ def by_host(host: bytes) -> bytes:
     return get(host=host)
 
 
+_VERSION = b"Sec-WebSocket-Version: 13"
+_KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+
+
+def websocket(
+    *lines: bytes, start: bytes = b"GET /row HTTP/1.1", connection: bytes = b"Upgrade", name: bytes = b"websocket"
+) -> bytes:
+    """A handshake, or what would pass for one, with a request behind it."""
+    return get(b"Connection: " + connection, b"Upgrade: " + name, *lines, start=start)
+
+
 def _heads(section: str, rows: dict[str, tuple[bytes, str]], status: int = 400) -> list[Refused]:
     return [Refused(name, section, data, reason, status) for name, (data, reason) in rows.items()]
 
@@ -80,6 +91,36 @@ def _bodies(section: str, rows: dict[str, tuple[bytes, str]]) -> list[Refused]:
 
 
 REFUSED: list[Refused] = [
+    *_heads(
+        "RFC 6455 section 4.2.1: a handshake, or a server that sees none reads frames as requests",
+        {
+            "WebSocket, version missing": (websocket(_KEY), "websocket_version"),
+            "WebSocket, an unknown version": (websocket(_KEY, b"Sec-WebSocket-Version: 777"), "websocket_version"),
+            "WebSocket, version and another": (
+                websocket(_KEY, _VERSION, b"Sec-WebSocket-Version: 8"),
+                "websocket_version",
+            ),
+            "WebSocket, version with a sign": (websocket(_KEY, b"Sec-WebSocket-Version: +13"), "websocket_version"),
+            "WebSocket, key missing": (websocket(_VERSION), "websocket_key"),
+            "WebSocket, key empty": (websocket(_VERSION, b"Sec-WebSocket-Key:"), "websocket_key"),
+            "WebSocket, key twice": (websocket(_VERSION, _KEY, _KEY), "websocket_key"),
+            "WebSocket, key of 15 bytes": (websocket(_VERSION, _KEY[:-4] + b"bmM="), "websocket_key"),
+            "WebSocket, key that is not Base64": (websocket(_VERSION, _KEY[:-4] + b"**=="), "websocket_key"),
+            "WebSocket, key named by Connection": (
+                websocket(_VERSION, _KEY, connection=b"Upgrade, Sec-WebSocket-Key"),
+                "websocket_key",
+            ),
+            "WebSocket, version named by Connection": (
+                websocket(_VERSION, _KEY, connection=b"Sec-WebSocket-Version, Upgrade"),
+                "websocket_version",
+            ),
+            "WebSocket by POST": (websocket(_VERSION, _KEY, start=b"POST /row HTTP/1.1"), "websocket_method"),
+            "WebSocket by PUT": (websocket(_VERSION, _KEY, start=b"PUT /row HTTP/1.1"), "websocket_method"),
+            "WebSocket with a body": (websocket(_VERSION, _KEY, b"Content-Length: 1"), "websocket_body"),
+            "WebSocket with chunks": (websocket(_VERSION, _KEY, b"Transfer-Encoding: chunked"), "websocket_body"),
+            "h2c before WebSocket, key missing": (websocket(_VERSION, name=b"h2c, WebSocket"), "websocket_key"),
+        },
+    ),
     *_heads(
         "RFC 9112 section 6.3, rules 3 and 5: one message, one length",
         {
@@ -573,5 +614,17 @@ ACCEPTED: list[Accepted] = [
     Accepted("OPTIONS *", "RFC 9112 section 3.2.4", by_start(b"OPTIONS * HTTP/1.1"), ((b"OPTIONS", b"*", b""), _NEXT)),
     Accepted(
         "an offer of an upgrade", "RFC 9110 section 7.8", get(b"Connection: upgrade", b"Upgrade: x/1"), (_ROW, _NEXT)
+    ),
+    Accepted(
+        "an offer of HTTP/2",
+        "RFC 9113 section 3.1",
+        get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"),
+        (_ROW, _NEXT),
+    ),
+    Accepted(
+        "an offer of WebSocket that is not for this hop",
+        "RFC 9110 section 7.8",
+        websocket(_VERSION, _KEY, connection=b"keep-alive"),
+        (_ROW, _NEXT),
     ),
 ]

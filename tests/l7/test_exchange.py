@@ -34,7 +34,7 @@ def test_a_request_is_written_anew() -> None:
         b"X-Forwarded-For: 203.0.113.66\r\nX-Forwarded-Proto: http\r\nForwarded: for=203.0.113.66\r\n"
         b"X-Request-Id: chosen-outside\r\nX-Real-Ip: 203.0.113.66\r\n"
         b"Connection: keep-alive, X-Hop, Upgrade\r\nX-Hop: secret\r\nKeep-Alive: 5\r\nTE: trailers\r\n"
-        b"Upgrade: websocket\r\nProxy-Connection: close\r\n"
+        b"Upgrade: h2c\r\nProxy-Connection: close\r\n"
         b"Via: 1.1 before\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n"
         b"Cookie: a=b\r\n\r\n"
         b"3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"

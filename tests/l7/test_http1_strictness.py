@@ -5,6 +5,7 @@ import json
 import pytest
 
 from l7 import limits
+from l7.exchange import Exchange
 from l7.telemetry.flags import Flag
 from tests.l7.playbook import World
 
@@ -159,7 +160,7 @@ ACCEPTED_HEADS = [
     pytest.param(start(b"GET /?a=%zz|{}[]&b=../c HTTP/1.1"), id="whatever browsers put into a query"),
     pytest.param(head(b"Content-Length: 0"), id="no body, said so"),
     pytest.param(head(b"Expect: 100-Continue"), id="expectation without body"),
-    pytest.param(head(b"Connection: close, Upgrade", b"Upgrade: websocket"), id="upgrade, served as a plain request"),
+    pytest.param(head(b"Connection: close, Upgrade", b"Upgrade: h2c"), id="upgrade, served as a plain request"),
     pytest.param(b"GET / HTTP/1.1\r\nHost: WWW.example.com:8443\r\n\r\n", id="Host with case and port"),
 ]
 
@@ -224,7 +225,7 @@ def test_chunks_are_framed_anew_without_extensions() -> None:
     world.upstream.wire.take()
     sent = world.request(b'3;a=b;c="d e"\r\nabc\r\n0004\r\ndefg\r\n0\r\n\r\n')
     assert sent == b"7\r\nabcdefg\r\n0\r\n\r\n"
-    assert world.client.exchange is not None
+    assert isinstance(world.client.exchange, Exchange)
     assert world.client.exchange.record.bytes_in == 7
 
 

@@ -3,6 +3,7 @@
 ```
  IDLE ──send_request──▶ HEAD ──final head──▶ BODY ──end of body──▶ IDLE (reusable) or SPENT
                         ▲  └─1xx─┘            BODY is one of: fixed length, chunked, until the connection closes
+                                              (as a tunnel's bytes are, behind 101)
 ```
 
 Rules: a response is read only while an exchange waits for one; bytes after its end, or before a request, make the
@@ -11,22 +12,24 @@ answer that came before the whole request had been sent.
 """
 
 from enum import Enum, auto
-from typing import Final
+from typing import Final, cast
 
 from l7 import limits
 from l7.protocol.http1 import syntax
 from l7.protocol.http1.body import ChunkedDecoder
 from l7.protocol.http1.head import ResponseHeadReader
-from l7.protocol.message import UNKNOWN, RequestHead, Trailers
+from l7.protocol.message import UNKNOWN, RequestHead, ResponseHead, Trailers
 from l7.protocol.violation import BadBody, BadResponse
 from l7.shell import Transport
-from l7.sides import UpstreamUser
+from l7.sides import UpstreamListener, UpstreamUser
 
 #: RFC 9110 section 7.6.3 asks it of every gateway; it also ends routing loops' mystery. By the client's version.
 _VIA: Final = {version: b"via: %b edgefleet" % version for version in (b"1.0", b"1.1", b"2", b"3")}
 
 #: Only who is told that trailers are read sends some that matter (RFC 9110 sections 6.5.1 and 10.1.4).
 _TRAILERS_READ: Final = b"\r\nte: trailers\r\nconnection: te"
+
+_UPGRADE: Final = b"\r\nconnection: upgrade\r\nupgrade: websocket"
 
 
 class _Reading(Enum):
@@ -61,6 +64,7 @@ class UpstreamConnection:
         "_to_head",
         "_touched",
         "_transport",
+        "_websocket_key",
         "exchange",
         "server",
     )
@@ -68,7 +72,7 @@ class UpstreamConnection:
     def __init__(self, transport: Transport, server: str) -> None:
         self.server = server
         """Name of the server, for the log."""
-        self.exchange: UpstreamUser | None = None
+        self.exchange: UpstreamListener | None = None
         """Whom it serves now. None: it is idle, and bytes or an end of input then mean that the shell must close it
         (without telling the connection)."""
         self._transport = transport
@@ -82,6 +86,7 @@ class UpstreamConnection:
         self._request_open = False
         self._to_head = False
         self._touched = False
+        self._websocket_key: bytes | None = None
 
     # -- Told by the exchange ------------------------------------------------------------------------------------------
 
@@ -102,7 +107,10 @@ class UpstreamConnection:
             framing = b"content-length: %d\r\n\r\n" % length
         else:
             framing = b"\r\n"
-        if head.accepts_trailers:
+        key = self._websocket_key = head.websocket_key
+        if key is not None:
+            extra += _UPGRADE
+        elif head.accepts_trailers:
             extra += _TRAILERS_READ
         start = b"%b %b%b HTTP/1.1\r\nhost: %b" % (head.method, head.path, head.query, head.authority)
         self._transport.send(
@@ -128,6 +136,15 @@ class UpstreamConnection:
     def resume_reading(self) -> None:
         """Undo `pause_reading`. Idempotent."""
         self._transport.resume_reading()
+
+    def open_tunnel(self, tunnel: UpstreamListener) -> None:
+        """The server has switched to WebSocket: from now on `tunnel` is told what it does."""
+        self.exchange = tunnel
+        self._reading = _UNTIL_CLOSE
+
+    def abort(self) -> None:
+        """Reset the connection when it is released."""
+        self._transport.abort()
 
     def detach(self) -> None:
         """The exchange is done with it; it is told no more."""
@@ -184,9 +201,10 @@ class UpstreamConnection:
 
     # -- Inside --------------------------------------------------------------------------------------------------------
 
-    def _read(self, exchange: UpstreamUser, data: bytes) -> None:
+    def _read(self, exchange: UpstreamListener, data: bytes) -> None:
         while self._reading is _HEAD:
-            rest = self._read_head(exchange, data)
+            # Who awaits a head is an exchange.
+            rest = self._read_head(cast("UpstreamUser", exchange), data)
             if rest is None:
                 return
             data = rest
@@ -238,12 +256,17 @@ class UpstreamConnection:
         end += 4
         self._buffer = b""
         try:
-            head, chunked, keep_alive = self._head_reader.read(data[:end], to_head=self._to_head)
+            head, chunked, keep_alive = self._head_reader.read(
+                data[:end], to_head=self._to_head, key=self._websocket_key
+            )
         except BadResponse:
             # Of several rules, this one is seen first in a head that comes in pieces; so it is named first in any.
             if reason := syntax.bare_line_end(data[:end]):
                 raise BadResponse(reason) from None
             raise
+        if head.status == 101:
+            self._upgrade(exchange, head, data[end:])
+            return None
         if head.status < 200:
             exchange.interim_head(head)
             return data[end:] if self.exchange is exchange else None
@@ -265,7 +288,13 @@ class UpstreamConnection:
             self._reading = _UNTIL_CLOSE
         return data[end:]
 
-    def _end(self, exchange: UpstreamUser, trailers: Trailers = ()) -> None:
+    def _upgrade(self, exchange: UpstreamUser, head: ResponseHead, rest: bytes) -> None:
+        exchange.upgraded(head)
+        tunnel = self.exchange
+        if tunnel is not None and rest:
+            tunnel.response_body(rest)
+
+    def _end(self, exchange: UpstreamListener, trailers: Trailers = ()) -> None:
         reusable = self._keep_alive and not self._request_open
         self._reading = _IDLE if reusable else _SPENT
         self.exchange = None

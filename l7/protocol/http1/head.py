@@ -11,6 +11,7 @@ from typing import Final
 import httptools
 
 from l7 import limits
+from l7.protocol import websocket
 from l7.protocol.http1 import syntax
 from l7.protocol.message import UNKNOWN, Headers, RequestHead, ResponseHead
 from l7.protocol.violation import BadRequest, BadResponse
@@ -31,13 +32,14 @@ def _options(values: list[bytes]) -> frozenset[bytes]:
 class _Framing:
     """Fields that llhttp's callbacks collect from either kind of head."""
 
-    __slots__ = ("_connection", "_content_lengths", "_headers", "_transfer_encodings")
+    __slots__ = ("_connection", "_content_lengths", "_headers", "_transfer_encodings", "_upgrades")
 
     def __init__(self) -> None:
         self._headers: Headers = []
         self._content_lengths: list[bytes] = []
         self._transfer_encodings: list[bytes] = []
         self._connection: list[bytes] = []
+        self._upgrades: list[bytes] = []
 
     def _clear(self) -> None:
         self._headers = []
@@ -48,6 +50,8 @@ class _Framing:
             self._transfer_encodings = []
         if self._connection:
             self._connection = []
+        if self._upgrades:
+            self._upgrades = []
 
     def _without_nominated(self, options: frozenset[bytes]) -> Headers:
         """The headers without those that `Connection` names (RFC 9110 section 7.6.1)."""
@@ -105,6 +109,8 @@ class RequestHeadReader(_Framing):
             self._te += b"," + value
         elif name == b"expect":
             self._expect = value if self._expect is None else b""
+        elif name == b"upgrade":
+            self._upgrades.append(value)
 
     def read(self, head: bytes) -> tuple[RequestHead, int]:
         """Read a whole head; gives it with the minor version (0 or 1).
@@ -123,7 +129,7 @@ class RequestHeadReader(_Framing):
         try:
             httptools.HttpRequestParser(self).feed_data(head)
         except httptools.HttpParserUpgrade:
-            pass  # dropped like every hop-by-hop field: the request is served as a plain one
+            pass  # seen to below; any but WebSocket is dropped like every hop-by-hop field
         except httptools.HttpParserError:
             raise self._refused_by_llhttp(head, minor) from None
         if head.count(b"\r\n") > limits.MAX_HEADERS + 2:
@@ -134,6 +140,7 @@ class RequestHeadReader(_Framing):
         length = self._length(minor) if self._content_lengths or self._transfer_encodings else 0
         keep_alive = minor == 1
         headers = self._headers
+        key: bytes | None = None
         if self._connection:
             if self._connection in _KEEP_ALIVE:
                 keep_alive = True
@@ -141,6 +148,9 @@ class RequestHeadReader(_Framing):
                 options = _options(self._connection)
                 keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
                 headers = self._without_nominated(options)
+                # RFC 9110 section 7.8: an HTTP/1.0 client's offer, and one that `Connection` does not name, is ignored.
+                if self._upgrades and minor == 1 and b"upgrade" in options and websocket.is_offered(self._upgrades):
+                    key = websocket.offered_key(method, length, headers)
         path, query, authority, host = self._read_target(method, target, minor)
         expects_continue = False
         if self._expect is not None:
@@ -156,6 +166,8 @@ class RequestHeadReader(_Framing):
             request.claims = self._claims
         if minor == 0:
             request.version = b"1.0"
+        if key is not None:
+            request.websocket_key = key
         return request, minor
 
     def _read_request_line(self, head: bytes) -> tuple[bytes, bytes, int]:
@@ -282,13 +294,16 @@ class ResponseHeadReader(_Framing):
             self._transfer_encodings.append(value)
         elif name == b"connection":
             self._connection.append(value)
+        elif name == b"upgrade":
+            self._upgrades.append(value)
 
-    def read(self, head: bytes, *, to_head: bool) -> tuple[ResponseHead, bool, bool]:
+    def read(self, head: bytes, *, to_head: bool, key: bytes | None = None) -> tuple[ResponseHead, bool, bool]:
         """Read a whole head; gives it, whether its body is chunked, and whether the connection may be used again.
 
         Args:
             head: From the status line to the empty line.
             to_head: Whether it answers a HEAD request.
+            key: Of the handshake for WebSocket that it answers, if it answers one: only then may it be 101.
 
         Raises:
             BadResponse: a rule was broken; the connection must not be used again.
@@ -302,13 +317,16 @@ class ResponseHeadReader(_Framing):
             if match is None:
                 raise BadResponse("status_line")
             status, is_http11 = int(match[2]), match[1] == b"1"
-        if status == 101:
+        if status == 101 and key is None:
             raise BadResponse("unasked_upgrade")
         try:
             httptools.HttpResponseParser(self).feed_data(head)
         except httptools.HttpParserUpgrade:
-            pass  # `Upgrade` as an offer (RFC 9110 section 7.8): dropped like every hop-by-hop field
+            pass  # as an offer (RFC 9110 section 7.8) it is dropped like every hop-by-hop field
         except httptools.HttpParserError:
+            if status == 101 and b"upgrade" not in _options(self._connection):
+                # llhttp stops behind any 101, and httptools knows no name for this one.
+                raise BadResponse("websocket_connection") from None
             raise BadResponse(self._reason(head, is_http11)) from None
         if head.count(b"\r\n") > limits.MAX_HEADERS + 2:
             raise BadResponse("too_many_headers")
@@ -321,6 +339,8 @@ class ResponseHeadReader(_Framing):
             keep_alive = b"close" not in options and (is_http11 or b"keep-alive" in options)
             headers = self._without_nominated(options)
         stated, chunked = self._framing(is_http11)
+        if status == 101 and key is not None:
+            self._check_upgrade(key, headers, is_http11=is_http11)
         if status < 200 or status == 204:
             return ResponseHead(status, headers, length=0, content_length=None), False, keep_alive
         if to_head or status == 304:
@@ -330,6 +350,14 @@ class ResponseHeadReader(_Framing):
             response = ResponseHead(status, headers, length=UNKNOWN, content_length=None)
             return response, chunked, keep_alive and chunked
         return ResponseHead(status, headers, length=stated, content_length=stated), False, keep_alive
+
+    def _check_upgrade(self, key: bytes, headers: Headers, *, is_http11: bool) -> None:
+        if not is_http11 or b"upgrade" not in _options(self._connection):
+            raise BadResponse("websocket_connection")
+        if self._content_lengths or self._transfer_encodings:
+            # RFC 9110 section 8.6 and RFC 9112 section 6.1 forbid both: is it a body, or are these frames?
+            raise BadResponse("websocket_framing")
+        websocket.check_acceptance(key, self._upgrades, headers)
 
     def _framing(self, is_http11: bool) -> tuple[int | None, bool]:
         """The stated length, and whether the body is chunked."""

@@ -3,7 +3,7 @@
 ```
           head whole, no body                      exchange over
  HEAD ──────────────────────────▶ WAITING ──────────────────────────▶ HEAD, or CLOSED
-   └──head whole──▶ BODY ──end of body──▶ ┘
+   └──head whole──▶ BODY ──end of body──▶ ┘ └──the server speaks WebSocket──▶ TUNNEL ──▶ CLOSED
 ```
 
 Rules:
@@ -15,6 +15,8 @@ Rules:
 4. The connection ends after a response if the client asked for it, if the request was not whole, if its length cannot
    be told, if the proxy says goodbye, or if the proxy answered by itself with more requests waiting already (which
    bounds what one step of a pipelining client can cost).
+5. What a client sends behind a handshake for WebSocket waits like what is pipelined, and is never read as a request:
+   it goes into the tunnel, or, if there will be none, is thrown away with the connection.
 """
 
 from enum import Enum, auto
@@ -28,6 +30,7 @@ from l7.protocol.http1.head import RequestHeadReader
 from l7.protocol.message import UNKNOWN, ResponseHead, Trailers, unread_head
 from l7.protocol.violation import BadBody, BadRequest
 from l7.shell import Flow, Services, Transport
+from l7.sides import ClientUser
 
 
 class _Reading(Enum):
@@ -35,6 +38,7 @@ class _Reading(Enum):
     FIXED = auto()
     CHUNKED = auto()
     WAITING = auto()
+    TUNNEL = auto()
     CLOSED = auto()
 
 
@@ -42,6 +46,7 @@ _HEAD: Final = _Reading.HEAD
 _FIXED: Final = _Reading.FIXED
 _CHUNKED: Final = _Reading.CHUNKED
 _WAITING: Final = _Reading.WAITING
+_TUNNEL: Final = _Reading.TUNNEL
 _CLOSED: Final = _Reading.CLOSED
 
 
@@ -76,8 +81,8 @@ class ServerConnection:
         """Asks at once for a deadline. `closing`: the first response shall be the last (a draining proxy)."""
         self.closing = closing
         """Whether the next response head says `Connection: close`. The shell may set it at any time."""
-        self.exchange: Exchange | None = None
-        """The request in progress: None between two requests."""
+        self.exchange: ClientUser | None = None
+        """The request in progress, or the tunnel that it became: None between two requests."""
         self._transport = transport
         self.set_deadline = transport.set_deadline
         """Call `deadline_passed` in so many seconds; replaces the deadline before."""
@@ -105,6 +110,11 @@ class ServerConnection:
         """No request is in progress and no byte of the next one has come."""
         return self._reading is _HEAD and not self._buffer
 
+    @property
+    def is_tunnel(self) -> bool:
+        """A handshake for WebSocket has succeeded."""
+        return self._reading is _TUNNEL
+
     # -- Told by the shell ---------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
@@ -116,8 +126,11 @@ class ServerConnection:
 
     def end_of_input(self) -> None:
         """The client has ended its side in order (recv gave no bytes). Whoever half-closes is taken to be gone, as by
-        nginx (its status 499)."""
+        nginx (its status 499); but for a tunnel, which has closing handshakes of its own."""
         if self._reading is _CLOSED:
+            return
+        if self._reading is _TUNNEL and self.exchange is not None:
+            self.exchange.request_end()
             return
         answering = self.exchange is not None
         self._gone("client_closed")
@@ -170,6 +183,8 @@ class ServerConnection:
         self.closing = True
         if self.is_idle:
             self._close()
+        elif self.exchange is not None:
+            self.exchange.goodbye()
 
     # -- Told by the exchange ------------------------------------------------------------------------------------------
 
@@ -207,6 +222,15 @@ class ServerConnection:
             end = b"connection: keep-alive\r\n\r\n"
         status_line = syntax.STATUS_LINES[head.status]
         self._transport.send(b"\r\n".join([status_line, *map(syntax.field_line, head.headers), framing + end]))
+
+    def open_tunnel(self, tunnel: ClientUser, head: ResponseHead) -> None:
+        """Say that the server has switched to WebSocket; `tunnel` is told of the client from now on."""
+        self.exchange = tunnel
+        self._reading = _TUNNEL
+        self._response_chunked = False
+        status_line = syntax.STATUS_LINES[101] + b"\r\nconnection: upgrade\r\nupgrade: websocket"
+        self._transport.send(b"\r\n".join([status_line, *map(syntax.field_line, head.headers), b"\r\n"]))
+        self._go_on()
 
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body, framed."""
@@ -270,6 +294,9 @@ class ServerConnection:
                     data = self._read_fixed(exchange, data)
                 elif reading is _CHUNKED:
                     data = self._read_chunked(exchange, data)
+                elif reading is _TUNNEL:
+                    exchange.request_body(data)
+                    return
                 else:
                     break
         except BadRequest as refused:
@@ -312,7 +339,7 @@ class ServerConnection:
         self._head_begun = False
         self._empty_lines = 0
         self._http11 = minor == 1
-        self._keep = head.keep_alive
+        self._keep = head.keep_alive and head.websocket_key is None
         self._trailers_read = head.accepts_trailers
         exchange = self.exchange = Exchange(self, self._services, self._flow, head)
         length = head.length
@@ -344,7 +371,7 @@ class ServerConnection:
             self._head_begun = True
             self.set_deadline(limits.REQUEST_HEAD_S)
 
-    def _read_fixed(self, exchange: Exchange, data: bytes) -> bytes:
+    def _read_fixed(self, exchange: ClientUser, data: bytes) -> bytes:
         body = data[: self._remaining]
         self._remaining -= len(body)
         exchange.request_body(body)
@@ -353,7 +380,7 @@ class ServerConnection:
             exchange.request_end()
         return data[len(body) :]
 
-    def _read_chunked(self, exchange: Exchange, data: bytes) -> bytes:
+    def _read_chunked(self, exchange: ClientUser, data: bytes) -> bytes:
         try:
             body, consumed = self._chunks.decode(data)
         except BadBody as bad:
@@ -387,8 +414,8 @@ class ServerConnection:
         """An exchange for a head that could not be read (whole), so that it is answered and logged like any other."""
         reader = self._head_reader
         head = unread_head(reader.method, reader.target, keep_alive=False)
-        self.exchange = Exchange(self, self._services, self._flow, head)
-        return self.exchange
+        exchange = self.exchange = Exchange(self, self._services, self._flow, head)
+        return exchange
 
     def _close(self) -> None:
         self._reading = _CLOSED

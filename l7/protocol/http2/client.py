@@ -21,7 +21,7 @@ Rules:
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from l7 import limits
 from l7.protocol.http2 import fields, frames
@@ -33,7 +33,7 @@ from l7.protocol.http2.stream import Stream
 from l7.protocol.message import UNKNOWN, Headers, RequestHead, Trailers
 from l7.protocol.violation import BadBody, BadResponse
 from l7.shell import Transport
-from l7.sides import UpstreamUser
+from l7.sides import UpstreamListener, UpstreamUser
 
 #: What this side begins with (section 3.4). Pushed responses are wanted by nobody.
 _GREETING: Final = (
@@ -68,7 +68,7 @@ class ClientStream(Stream):
         super().__init__(0, send_window)
         self._connection = connection
         self.server = connection.server
-        self.exchange: UpstreamUser | None = None
+        self.exchange: UpstreamListener | None = None
         self.broken = ErrorCode.CANCEL
         """What it is reset with, if it is."""
         self.to_head = False
@@ -111,6 +111,14 @@ class ClientStream(Stream):
     def resume_reading(self) -> None:
         """Undo `pause_reading`. Idempotent."""
         self._connection.resume(self)
+
+    def open_tunnel(self, tunnel: UpstreamListener) -> None:
+        """The server has switched to WebSocket: from now on `tunnel` is told what it does."""
+        self.exchange = tunnel
+
+    def abort(self) -> None:
+        """Reset the stream when it is released: with CANCEL, as RFC 8441 section 5 has it."""
+        self.broken = ErrorCode.CANCEL
 
     def detach(self) -> None:
         """The exchange is done with it; it is told no more."""
@@ -301,6 +309,8 @@ class ClientConnection:
         if stream.answered:
             self._trailers_received(stream, headers, end=end)
             return
+        # Who awaits a head is an exchange.
+        exchange = cast("UpstreamUser", exchange)
         try:
             head = read_response(headers, end=end, to_head=stream.to_head)
         except BadResponse as bad:

@@ -227,10 +227,14 @@ class Http2Connection:
             self._leaving = False
 
     def goodbye(self) -> None:
-        """A draining proxy waits no longer for this connection."""
+        """A draining proxy waits no longer for this connection: closes it, or the tunnels that keep it."""
         if not self._closed and not self._session.streams:
             self._say_final_goodbye()
             self._close()
+            return
+        for stream in self.streams:
+            if stream.exchange is not None:
+                stream.exchange.goodbye()
 
     def _say_final_goodbye(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         self._final_at = NEVER

@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from l7.exchange import Exchange
 from l7.protocol.http2 import fields
 from l7.protocol.http2.frames import ErrorCode
 from l7.protocol.http2.stream import Stream
 from l7.protocol.message import UNKNOWN, ResponseHead, Trailers
 from l7.protocol.violation import BadRequest
+from l7.sides import ClientUser
 from l7.timers import NEVER
 
 
@@ -50,6 +50,7 @@ class ServerStream(Stream):
         "deadline",
         "exchange",
         "is_reset",
+        "is_tunnel",
         "refusal",
         "remaining",
     )
@@ -57,7 +58,7 @@ class ServerStream(Stream):
     def __init__(self, connection: StreamOwner, stream_id: int, send_window: int) -> None:
         super().__init__(stream_id, send_window)
         self._connection = connection
-        self.exchange: Exchange | None = None
+        self.exchange: ClientUser | None = None
         self.deadline = NEVER
         """In the clock of `Services.now`."""
         self.is_reset = False
@@ -68,6 +69,8 @@ class ServerStream(Stream):
         """How the broken rule is answered, if it still can be."""
         self.answered = False
         """The head of the answer has been sent."""
+        self.is_tunnel = False
+        """A handshake for WebSocket has succeeded."""
         self.remaining = UNKNOWN
         """Bytes that the request's content-length still promises."""
         self._left = UNKNOWN
@@ -89,6 +92,13 @@ class ServerStream(Stream):
         self._left = head.length
         self.answered = True
         self._connection.send_headers(self, block, end=head.length == 0)
+
+    def open_tunnel(self, tunnel: ClientUser, head: ResponseHead) -> None:
+        """Say that the server has switched to WebSocket: by 200, without an answer to a key (RFC 8441 section 5)."""
+        self.exchange = tunnel
+        self.is_tunnel = self.answered = True
+        headers = [field for field in head.headers if field[0] != b"sec-websocket-accept"]
+        self._connection.send_headers(self, fields.STATUS_LINES[200] + fields.write(headers), end=False)
 
     def send_body(self, data: bytes) -> None:
         """Send bytes of the body; the last ones carry the end, if their number was known."""
@@ -120,7 +130,9 @@ class ServerStream(Stream):
     def abort_exchange(self) -> None:
         """Cut the response visibly."""
         self.exchange = None
-        self._connection.reset(self, self.broken or ErrorCode.INTERNAL_ERROR)
+        # RFC 8441 section 5: CANCEL is what a reset of TCP is in HTTP/1.1.
+        cut = ErrorCode.CANCEL if self.is_tunnel else ErrorCode.INTERNAL_ERROR
+        self._connection.reset(self, self.broken or cut)
 
     def output_drained(self) -> None:
         """Let the server be read again."""
