@@ -52,6 +52,7 @@ from l7.answer import error_answer
 from l7.forwarded import Unbelievable, told_origin
 from l7.protocol import websocket
 from l7.protocol.message import RequestHead, ResponseHead, Trailers
+from l7.routing.matcher import Target
 from l7.routing.path import PathRefused, normalise
 from l7.shell import Flow, Services
 from l7.sides import ClientSide, UpstreamSide
@@ -105,6 +106,7 @@ class Exchange:
         "_reused",
         "_services",
         "_started_at",
+        "_target",
         "_timeout_s",
         "_upstream",
         "_upstream_blocked",
@@ -120,6 +122,7 @@ class Exchange:
         self._services = services
         self._head = head
         self._backend = ""
+        self._target: Target | None = None
         self._timeout_s = 0.0
         self._upstream: UpstreamSide | None = None
         self._reused = False
@@ -189,6 +192,7 @@ class Exchange:
             return
         record.route = target.route
         record.backend = self._backend = target.backend
+        self._target = target
         self._timeout_s = target.timeout_s
         forwarded = self._ask_hops() if self.flow.trusted_hops else self.flow.forwarded
         self._extra = forwarded + b"x-request-id: " + record.request_id.encode("ascii")
@@ -465,12 +469,11 @@ class Exchange:
         self._note(flag, detail)
         self._drop_upstream()
         if phase is _STREAMING:
-            self._finish()
-            self._client.abort_exchange()
+            self._cut(status, detail)
             return
         record = self.record
-        head, body = error_answer(status, detail, record.request_id)
-        record.status = status
+        head, body = self._own_answer(status, detail)
+        record.status = head.status
         broken = flag is Flag.DOWNSTREAM_PROTOCOL_ERROR
         whole = self._request_ended and not broken
         self._client.send_head(head, last=not whole)
@@ -479,6 +482,15 @@ class Exchange:
             self._client.send_body(body)
         self._finish()
         self._client.exchange_over(whole=whole)
+
+    def _own_answer(self, status: int, detail: str) -> tuple[ResponseHead, bytes]:
+        """Head and body of an error that is ours to tell."""
+        return error_answer(status, detail, self.record.request_id)
+
+    def _cut(self, _status: int, _detail: str) -> None:
+        """End a response that has begun, so that a part is never taken for the whole."""
+        self._finish()
+        self._client.abort_exchange()
 
     def _answer_probe(self) -> None:
         """An L4 node asks whether this proxy serves. It is told, and nobody else hears of it."""

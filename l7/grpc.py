@@ -4,7 +4,7 @@ import re
 from enum import IntEnum
 from typing import Final
 
-from l7.protocol.message import Headers, ResponseHead
+from l7.protocol.message import Headers, ResponseHead, Trailers
 
 #: `application/grpc`, with or without `+proto` and the like.
 _CONTENT_TYPE: Final = re.compile(rb"application/grpc(?:[+;].*)?")
@@ -47,7 +47,7 @@ _BY_HTTP: Final = {
 
 def is_grpc(content_type: bytes) -> bool:
     """Whether a request with this `content-type` is a call."""
-    return _CONTENT_TYPE.fullmatch(content_type) is not None
+    return content_type.startswith(b"application/grpc") and _CONTENT_TYPE.fullmatch(content_type) is not None
 
 
 def read_timeout(value: bytes) -> float | None:
@@ -88,7 +88,7 @@ def trailers_only(status: Status, message: str) -> ResponseHead:
     return ResponseHead(200, headers, length=0, content_length=None)
 
 
-def read_status(fields: Headers) -> int | None:
+def read_status(fields: Trailers) -> int | None:
     """The `grpc-status` among fields; None: there is none, or it is no number that gRPC knows."""
     for name, value in fields:
         if name == b"grpc-status":

@@ -160,6 +160,10 @@ MIN_BYTES_PER_S = 500
 #: nginx: client_body_timeout, proxy_read_timeout and send_timeout, 60 s each.
 STREAM_IDLE_S = 60.0
 
+#: A gRPC call on which nothing moves; beside it the call's own deadline. Streams that wait for news are silent long.
+#: Envoy: idle_timeout of connections 1 h.
+GRPC_IDLE_S = 3600.0
+
 #: After the last byte of a response on a connection that closes: how long input is still read and thrown away, so that
 #: the client sees the response and not a reset. nginx: lingering_timeout 5 s; Envoy: delayed_close_timeout 1 s.
 LINGER_S = 2.0

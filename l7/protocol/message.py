@@ -14,6 +14,19 @@ Headers = list[tuple[bytes, bytes]]
 Trailers = Sequence[tuple[bytes, bytes]]
 
 
+class Call:
+    """What a request says of itself as a gRPC call."""
+
+    __slots__ = ("timeout_s",)
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self.timeout_s = timeout_s
+        """How long its client waits from now on; None: for ever."""
+
+    def __repr__(self) -> str:
+        return f"Call({self.timeout_s} s)"
+
+
 class RequestHead:
     """A request as it is routed and written upstream."""
 
@@ -22,6 +35,7 @@ class RequestHead:
         "authority",
         "claims",
         "expects_continue",
+        "grpc",
         "headers",
         "host",
         "keep_alive",
@@ -67,6 +81,8 @@ class RequestHead:
         self.claims: Headers = []
         """What it says about where it came from (X-Forwarded-For, ...), which is not in `headers`: to be believed of
         trusted hops only."""
+        self.grpc: Call | None = None
+        """What it says of itself as a gRPC call; None: it is none."""
         self.version = b"1.1"
         """As `Via` has it (RFC 9110 section 7.6.3)."""
         self.websocket_key: bytes | None = None

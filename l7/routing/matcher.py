@@ -13,14 +13,18 @@ from orchestrator.contract.route import Host, PathMatchKind, Route
 class Target:
     """Where a route leads. Compared by identity."""
 
-    __slots__ = ("backend", "host", "route", "timeout_s")
+    __slots__ = ("backend", "grpc_max_deadline_s", "host", "route", "timeout_s")
 
-    def __init__(self, *, host: str, route: str, backend: str, timeout_s: float) -> None:
+    def __init__(
+        self, *, host: str, route: str, backend: str, timeout_s: float, grpc_max_deadline_s: float | None = None
+    ) -> None:
         self.host = host
         """As the configuration names it: it may be a wildcard."""
         self.route = route
         self.backend = backend
         self.timeout_s = timeout_s
+        self.grpc_max_deadline_s = grpc_max_deadline_s
+        """The longest that a gRPC call may take; None: as long as its client asks for."""
 
     def __repr__(self) -> str:
         return f"Target({self.host} {self.route} → {self.backend})"
@@ -36,7 +40,13 @@ class _Paths:
         self._prefixes: dict[bytes, Target] = {}
         for route in sorted(host.routes, key=lambda route: route.name):
             path = _normal_path(host, route)
-            target = Target(host=host.name, route=route.name, backend=route.backend, timeout_s=route.timeout_s)
+            target = Target(
+                host=host.name,
+                route=route.name,
+                backend=route.backend,
+                timeout_s=route.timeout_s,
+                grpc_max_deadline_s=route.grpc_max_deadline_s,
+            )
             if route.kind is PathMatchKind.EXACT:
                 self._exact.setdefault(path, target)
             else:

@@ -17,6 +17,10 @@ from l7.telemetry.flags import Flag
 _UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
+#: A gRPC call that ended without a status.
+NO_GRPC_STATUS: Final = -1
+
+
 class AccessRecord:
     """What is known about one request. Filled in while it lives, formatted later, in batches (`format_line`)."""
 
@@ -28,6 +32,7 @@ class AccessRecord:
         "detail",
         "duration_s",
         "flags",
+        "grpc_status",
         "host",
         "identity",
         "l4_node",
@@ -89,6 +94,8 @@ class AccessRecord:
         """From the connection's being there to the response head, seconds; None if there was none."""
         self.identity: ClientIdentity | None = None
         """Of the certificate that the client has shown."""
+        self.grpc_status: int | None = None
+        """How a gRPC call ended, or `NO_GRPC_STATUS`; None: it is no call."""
         self.retries = 0
         self.flags: tuple[Flag, ...] = ()
         self.detail: str | None = None
@@ -126,7 +133,8 @@ def format_line(record: AccessRecord) -> str:
         f'"backend":{_name(record.backend)},"server":{_name(record.server)},"upstream_ms":{upstream_ms},'
         f'"retries":{record.retries},"flags":"{",".join(record.flags)}","detail":{_name(record.detail)},'
         f'"tls":{_name(record.tls_version)},"protocol":"{record.protocol}"'
-        f"{'' if record.identity is None else record.identity.log_fields}}}"
+        f"{'' if record.identity is None else record.identity.log_fields}"
+        f"{'' if record.grpc_status is None else _grpc(record.grpc_status)}}}"
     )
     if line.isascii() and "\x7f" not in line:
         return line
@@ -146,6 +154,10 @@ def _timestamp(time: float) -> str:
 def _text(value: bytes) -> str:
     """Bytes of a client as text: one character per byte, so that nothing it sent is lost or fails to decode."""
     return _quote(value[: limits.MAX_LOG_FIELD_BYTES].decode("latin-1"))
+
+
+def _grpc(status: int) -> str:
+    return f',"grpc_status":{"null" if status == NO_GRPC_STATUS else status}'
 
 
 def _name(value: str | None) -> str:

@@ -8,7 +8,7 @@ sets, never from clients, so the number of keys is bounded.
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
-from l7.telemetry.access_log import AccessRecord
+from l7.telemetry.access_log import NO_GRPC_STATUS, AccessRecord
 from l7.telemetry.flags import Flag
 
 PREFIX = "edge_l7_"
@@ -23,6 +23,7 @@ _HELP = {
     "response_body_bytes": "Bytes of response bodies, without framing.",
     "responses": "Responses by backend (- if none was chosen) and class of their status (none if the client saw none).",
     "forwarded_for_unbelievable": "Requests that came around a trusted hop: X-Forwarded-For has too few addresses.",
+    "grpc_calls": "gRPC calls by backend (- if none was chosen) and status (none if they ended without one).",
     "response_flags": "Requests by response flag.",
     "requests_refused": "Requests that broke a rule of their protocol, by the name of the rule.",
     "request_seconds_bucket": "Requests, without WebSockets, that took at most le seconds.",
@@ -79,7 +80,17 @@ class Counters:
 class RequestMetrics:
     """What is counted about every request: a handful of additions each."""
 
-    __slots__ = ("_buckets", "_classes", "_flags", "_protocols", "_refused", "bytes_in", "bytes_out", "requests")
+    __slots__ = (
+        "_buckets",
+        "_calls",
+        "_classes",
+        "_flags",
+        "_protocols",
+        "_refused",
+        "bytes_in",
+        "bytes_out",
+        "requests",
+    )
 
     def __init__(self) -> None:
         self.requests = 0
@@ -87,6 +98,7 @@ class RequestMetrics:
         self.bytes_out = 0
         self._buckets = [0] * (len(DURATION_BUCKETS_S) + 1)
         self._classes: dict[str | None, list[int]] = {}
+        self._calls: dict[tuple[str | None, int], int] = {}
         self._flags: dict[str, int] = {}
         self._protocols: dict[str, int] = {}
         self._refused: dict[str, int] = {}
@@ -103,6 +115,9 @@ class RequestMetrics:
         if classes is None:
             classes = self._classes[record.backend] = [0] * 6
         classes[record.status // 100] += 1
+        if record.grpc_status is not None:
+            call = record.backend, record.grpc_status
+            self._calls[call] = self._calls.get(call, 0) + 1
         for flag in record.flags:
             self._flags[flag] = self._flags.get(flag, 0) + 1
             if flag in _REFUSALS and record.detail is not None:
@@ -124,6 +139,9 @@ class RequestMetrics:
                 if number:
                     code = f"{first_digit}xx" if first_digit else "none"
                     totals[f'responses{{backend="{backend or "-"}",code="{code}"}}'] = number
+        for (backend, status), number in self._calls.items():
+            said = "none" if status == NO_GRPC_STATUS else status
+            totals[f'grpc_calls{{backend="{backend or "-"}",status="{said}"}}'] = number
         for protocol, number in self._protocols.items():
             totals[f'requests_by_protocol{{protocol="{protocol}"}}'] = number
         for flag, number in self._flags.items():

@@ -176,6 +176,7 @@ class RouteEntry(Contract):
     exact: RoutePath | None = None
     backend: Name
     timeout_s: Seconds = 15.0
+    grpc_max_deadline_s: Seconds | None = None
 
     @model_validator(mode="after")
     def _has_one_path(self) -> Self:

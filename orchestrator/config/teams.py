@@ -226,6 +226,7 @@ def _host(entry: HostEntry, team: str, policy: ClientCertificatePolicy | None) -
             path=route.exact or route.prefix or "/",
             backend=route.backend,
             timeout_s=route.timeout_s,
+            grpc_max_deadline_s=route.grpc_max_deadline_s,
         )
         for route in entry.routes
     )

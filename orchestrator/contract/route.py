@@ -107,6 +107,8 @@ class Route(Contract):
     backend: Name
     timeout_s: Seconds = 15.0
     """From the whole request sent to the first byte of the answer (Envoy's route timeout default is 15 s)."""
+    grpc_max_deadline_s: Seconds | None = None
+    """The longest that a gRPC call may take, whatever its client asks for. None: as long as it asks for."""
 
 
 class Host(Contract):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config.compile import load_configuration
 from orchestrator.config.findings import ConfigurationRefused
+from orchestrator.contract.route import BackendProtocol, HealthKind
 from orchestrator.contract.wire import Problem
 from tests.orchestrator.fleets import PLATFORM, TEAM, TEAM_FILE, files, key_pair
 
@@ -339,6 +340,16 @@ def test_all_findings_come_at_once_in_the_order_of_the_files() -> None:
 def test_an_entry_that_is_wrong_elsewhere_can_still_be_referred_to() -> None:
     problems = refused(platform("min_active: 2", "min_active: two"))
     assert [problem.code for problem in problems] == ["invalid_value"]
+
+
+def test_what_backends_speak_and_how_long_calls_may_take_comes_through() -> None:
+    given = team("    health: {", "    protocol: h2\n    health: {kind: grpc, service: shop.Cart, ")
+    text = given[TEAM_FILE].replace("prefix: /,", "prefix: /, grpc_max_deadline_s: 60,")
+    config = load_configuration(given | {TEAM_FILE: text})
+    backend = config.backends[0].backend
+    assert backend.protocol is BackendProtocol.H2
+    assert (backend.health.kind, backend.health.service) == (HealthKind.GRPC, "shop.Cart")
+    assert config.hosts[0].host.routes[0].grpc_max_deadline_s == 60
 
 
 def test_aliases_that_explode_are_stopped_early() -> None:

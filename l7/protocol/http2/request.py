@@ -6,17 +6,27 @@ refused whichever way it comes.
 
 from typing import Final
 
-from l7 import limits
+from l7 import grpc, limits
 from l7.protocol.http1 import syntax
 from l7.protocol.http2.field_rules import CONNECTION, REQUEST_NAMES, VALUE
-from l7.protocol.message import UNKNOWN, Headers, RequestHead, unread_head
+from l7.protocol.message import UNKNOWN, Call, Headers, RequestHead, unread_head
 from l7.protocol.violation import BadRequest
 
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path"))
 _SPECIAL: Final = (
     CONNECTION
     | syntax.EDGE_ONLY_REQUEST
-    | {b"host", b"content-length", b"expect", b"te", b"trailer", b"cookie", b"http2-settings"}
+    | {
+        b"host",
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"grpc-timeout",
+        b"te",
+        b"trailer",
+        b"cookie",
+        b"http2-settings",
+    }
 )
 
 
@@ -43,6 +53,8 @@ class RequestReader:
         cookies: list[bytes] = []
         claims: Headers = []
         expect: bytes | None = None
+        call: Call | None = None
+        timeout: bytes | None = None
         accepts_trailers = False
         size = 0
         known = REQUEST_NAMES.known
@@ -63,6 +75,10 @@ class RequestReader:
                 raise BadRequest(400, reason)
             if name not in _SPECIAL:
                 headers.append((name, value))
+            elif name == b"content-type":
+                headers.append((name, value))
+                if grpc.is_grpc(value):
+                    call = Call(None)
             elif name == b"cookie":
                 cookies.append(value)
             elif name == b"host":
@@ -75,6 +91,8 @@ class RequestReader:
                 claims.append((name, value))
             elif name in CONNECTION:
                 raise BadRequest(400, "connection_field")
+            elif name == b"grpc-timeout":
+                timeout = value
             elif name == b"te":
                 if value.lower() != b"trailers":
                     raise BadRequest(400, "te")
@@ -107,7 +125,18 @@ class RequestReader:
         head.version = b"2"
         if claims:
             head.claims = claims
+        if timeout is not None:
+            self._take_timeout(head, call, timeout)
+        head.grpc = call
         return head
+
+    def _take_timeout(self, head: RequestHead, call: Call | None, timeout: bytes) -> None:
+        if call is None:
+            head.headers.append((b"grpc-timeout", timeout))
+            return
+        call.timeout_s = grpc.read_timeout(timeout)
+        if call.timeout_s is None:
+            raise BadRequest(400, "grpc_timeout")
 
     def _read_target(self, pseudo: dict[bytes, bytes]) -> tuple[bytes, bytes, bytes]:
         """Method, path and query (section 8.3.1)."""
@@ -176,4 +205,7 @@ def refused_head(fields: Headers) -> RequestHead:
     """What a request that is refused did say, for the log."""
     said = dict(fields)
     method = said.get(b":method", b"")
-    return unread_head(method if syntax.TOKEN.fullmatch(method) else b"", said.get(b":path", b""), keep_alive=True)
+    head = unread_head(method if syntax.TOKEN.fullmatch(method) else b"", said.get(b":path", b""), keep_alive=True)
+    if grpc.is_grpc(said.get(b"content-type", b"")):
+        head.grpc = Call(None)
+    return head

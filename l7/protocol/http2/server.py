@@ -25,6 +25,7 @@ from typing import Final
 
 from l7 import limits
 from l7.exchange import Exchange
+from l7.grpc_exchange import GrpcExchange
 from l7.protocol.http2 import frames
 from l7.protocol.http2.field_rules import REQUEST_NAMES, read_trailers
 from l7.protocol.http2.frames import ConnectionBroken, ErrorCode, StreamBroken
@@ -376,7 +377,11 @@ class Http2Connection:
         if stream.is_reset:
             self._services.count("http2_requests_reset_unseen")
             return
-        exchange = stream.exchange = Exchange(stream, self._services, self._flow, head)
+        if head.grpc is None:
+            exchange = stream.exchange = Exchange(stream, self._services, self._flow, head)
+        else:
+            exchange = stream.exchange = call = GrpcExchange(stream, self._services, self._flow, head)
+            stream.patience = call.patience
         if self._session.outflow.blocked:
             stream.blocked = True
             exchange.client_blocked()

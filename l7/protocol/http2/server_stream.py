@@ -1,5 +1,6 @@
 """A stream of a client's connection: where the exchange of its request touches HTTP/2."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from l7.protocol.http2 import fields
@@ -51,6 +52,7 @@ class ServerStream(Stream):
         "exchange",
         "is_reset",
         "is_tunnel",
+        "patience",
         "refusal",
         "remaining",
     )
@@ -61,6 +63,8 @@ class ServerStream(Stream):
         self.exchange: ClientUser | None = None
         self.deadline = NEVER
         """In the clock of `Services.now`."""
+        self.patience: Callable[[float | None], float | None] | None = None
+        """What an exchange with a deadline of its own makes of another's."""
         self.is_reset = False
         """By the client."""
         self.broken: ErrorCode | None = None
@@ -120,7 +124,7 @@ class ServerStream(Stream):
 
     def set_deadline(self, seconds: float | None) -> None:
         """Call the exchange's `deadline_passed` in so many seconds."""
-        self._connection.set_stream_deadline(self, seconds)
+        self._connection.set_stream_deadline(self, self.patience(seconds) if self.patience is not None else seconds)
 
     def exchange_over(self, *, whole: bool, trailers: Trailers = ()) -> None:
         """The response is complete: end the stream."""
