@@ -7,12 +7,13 @@ refused whichever way it comes.
 from typing import Final
 
 from l7 import grpc, limits
+from l7.protocol import websocket
 from l7.protocol.http1 import syntax
 from l7.protocol.http2.field_rules import CONNECTION, REQUEST_NAMES, VALUE
 from l7.protocol.message import UNKNOWN, Call, Headers, RequestHead, unread_head
 from l7.protocol.violation import BadRequest
 
-_PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path"))
+_PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
 _SPECIAL: Final = (
     CONNECTION
     | syntax.EDGE_ONLY_REQUEST
@@ -104,9 +105,14 @@ class RequestReader:
         if cookies:
             # Section 8.2.3: split for the sake of compression, joined for everybody else.
             headers.append((b"cookie", b"; ".join(cookies)))
+        is_websocket = b":protocol" in pseudo and self._is_websocket(pseudo, headers, end=end)
         method, path, query = self._read_target(pseudo)
         authority = self._read_authority(pseudo.get(b":authority"), hosts)
         length = self._length(lengths, end=end)
+        if is_websocket:
+            if lengths:
+                raise BadRequest(400, "websocket_body")
+            method, length = b"GET", 0
         if expect is not None and expect.lower() != b"100-continue":
             raise BadRequest(417, "expectation_unknown")
         awaits_continue = expect is not None and length != 0
@@ -128,6 +134,10 @@ class RequestReader:
         if timeout is not None:
             self._take_timeout(head, call, timeout)
         head.grpc = call
+        if is_websocket:
+            # The key is the server's and ours: RFC 8441 section 5 knows none.
+            head.websocket_key = b""
+            head.grpc = None
         return head
 
     def _take_timeout(self, head: RequestHead, call: Call | None, timeout: bytes) -> None:
@@ -138,12 +148,25 @@ class RequestReader:
         if call.timeout_s is None:
             raise BadRequest(400, "grpc_timeout")
 
+    def _is_websocket(self, pseudo: dict[bytes, bytes], headers: Headers, *, end: bool) -> bool:
+        """An extended CONNECT (RFC 8441 section 4): a handshake for WebSocket, or nothing that is served."""
+        if pseudo.get(b":method") != b"CONNECT":
+            raise BadRequest(400, "protocol_without_connect")
+        if pseudo[b":protocol"] != websocket.PROTOCOL:
+            raise BadRequest(501, "protocol_not_served")
+        if end:
+            raise BadRequest(400, "websocket_ended")
+        websocket.check_version(headers)
+        if any(name == b"sec-websocket-key" for name, _ in headers):
+            raise BadRequest(400, "websocket_key")
+        return True
+
     def _read_target(self, pseudo: dict[bytes, bytes]) -> tuple[bytes, bytes, bytes]:
         """Method, path and query (section 8.3.1)."""
         method = pseudo.get(b":method")
         if method is None:
             raise BadRequest(400, "pseudo_header_missing")
-        if method not in syntax.METHODS:
+        if method not in syntax.METHODS and b":protocol" not in pseudo:
             if not syntax.TOKEN.fullmatch(method):
                 raise BadRequest(400, "method")
             raise BadRequest(501, "method_not_served" if method in (b"CONNECT", b"TRACE") else "method_unknown")

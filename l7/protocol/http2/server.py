@@ -45,6 +45,7 @@ _GREETING: Final = frames.settings(
         frames.SETTINGS_INITIAL_WINDOW_SIZE: limits.H2_STREAM_WINDOW_BYTES,
         frames.SETTINGS_MAX_HEADER_LIST_SIZE: limits.MAX_REQUEST_HEAD_BYTES,
         frames.SETTINGS_NO_RFC7540_PRIORITIES: 1,
+        frames.SETTINGS_ENABLE_CONNECT_PROTOCOL: 1,
     }
 ) + frames.window_update(0, limits.H2_CONNECTION_WINDOW_BYTES - frames.DEFAULT_WINDOW)
 
@@ -272,7 +273,7 @@ class Http2Connection:
         session.streams[stream_id] = stream
         try:
             head = self._reader.read(headers, end=end)
-            stream.remaining = head.length
+            stream.remaining = head.length if head.websocket_key is None else UNKNOWN
         except BadRequest as refused:
             head = refused_head(headers)
             stream.refusal = refused

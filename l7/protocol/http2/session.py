@@ -85,6 +85,7 @@ class Session:
         "held",
         "in_block",
         "outflow",
+        "peer_connects",
         "peer_max_streams",
         "peer_stream_window",
         "progressed",
@@ -116,6 +117,8 @@ class Session:
         self._resets: dict[int, int] = {}
         """Stream → what its peer may have sent before it learned of the reset."""
         self.peer_stream_window = frames.DEFAULT_WINDOW
+        self.peer_connects = False
+        """The peer understands extended CONNECT (RFC 8441)."""
         self.peer_max_streams = frames.MAX_31_BITS
         """Streams that the peer takes at a time; until it says so, as many as there are identifiers."""
         self._receive_window = limits.H2_CONNECTION_WINDOW_BYTES
@@ -379,6 +382,11 @@ class Session:
                 raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "enable_push")
         elif name == frames.SETTINGS_MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
+        elif name == frames.SETTINGS_ENABLE_CONNECT_PROTOCOL:
+            # RFC 8441 section 3: nor may it be taken back, which nobody here would notice.
+            if value > 1:
+                raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "enable_connect_protocol")
+            self.peer_connects = value == 1
         elif name == frames.SETTINGS_MAX_FRAME_SIZE and not frames.MAX_PAYLOAD_BYTES <= value < 1 << 24:
             raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "max_frame_size")
         # The table's size is of no interest: no table is used (see `fields`). We send the smallest maximal frames.
