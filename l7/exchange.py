@@ -291,8 +291,12 @@ class Exchange:
         self._reused = reused
         self._connected_at = self._services.now()
         self.record.server = connection.server
-        connection.send_request(self, self._head, self._extra)
-        if self._head.length:
+        head = self._head
+        if head.websocket_key is not None and not connection.takes_websockets:
+            self._fail(502, Flag.UPSTREAM_PROTOCOL_ERROR, "websocket_not_offered")
+            return
+        connection.send_request(self, head, self._extra)
+        if head.length:
             self._send_held(connection)
         self._client.set_deadline(self._timeout_s if self._request_ended else self._body_wait())
 

@@ -86,6 +86,10 @@ class UpstreamSide(Protocol):
     def server(self) -> str:
         """Name of the server."""
 
+    @property
+    def takes_websockets(self) -> bool:
+        """Whether the server can be asked for one at all."""
+
     def send_request(self, exchange: "UpstreamUser", head: RequestHead, extra: bytes) -> None:
         """Begin a request; from now on it is told what the server does. `extra`: header
         lines of ours, without the last line's end."""

@@ -11,6 +11,7 @@ import trio
 from l7.connection import ClientSocket
 from l7.protocol.http1 import ServerConnection, UpstreamConnection
 from l7.shell import Flow
+from l7.tunnel import Tunnel
 from l7.upstream.connection import UpstreamSocket
 from tests.l7.live_proxy import (
     HOST,
@@ -25,10 +26,11 @@ from tests.l7.live_proxy import (
     self_signed,
     trusting,
 )
+from tests.l7.test_tunnel import SWITCHING, handshake
 
 ROUNDS = 5
 #: What a connection is made of.
-OF_A_CONNECTION = (ClientSocket, UpstreamSocket, ServerConnection, UpstreamConnection, Flow, ssl.SSLSocket)
+OF_A_CONNECTION = (ClientSocket, UpstreamSocket, ServerConnection, UpstreamConnection, Tunnel, Flow, ssl.SSLSocket)
 
 
 @pytest.fixture
@@ -80,6 +82,19 @@ async def cut_by_the_server(live: Live) -> None:
     assert (await live.get("/cut")).startswith(b"HTTP/1.1 502 ")
 
 
+async def tunnel_ended(live: Live) -> None:
+    async with await live.connect() as stream:
+        await stream.send_all(handshake())
+        assert (await read_all(stream)).startswith(b"HTTP/1.1 101 ")
+
+
+async def tunnel_reset(live: Live) -> None:
+    stream = await live.connect()
+    await stream.send_all(handshake(start=b"GET /open HTTP/1.1"))
+    assert b" 101 " in await stream.receive_some(65536)
+    reset(stream)
+
+
 async def nothing_said(live: Live) -> None:
     await (await live.connect()).aclose()
 
@@ -95,12 +110,20 @@ async def nothing_said(live: Live) -> None:
         refused,
         cut_by_the_server,
         nothing_said,
+        tunnel_ended,
+        tunnel_reset,
     ],
 )
 async def test_nothing_is_left_of_a_connection(connect: Callable[[Live], Awaitable[None]]) -> None:
     async def answer(request: Request) -> None:
         if request.path == "/cut":
             await request.stream.send_all(b"HTTP/1.1 nonsense\r\n\r\n")
+        elif b"upgrade: websocket" in request.head:
+            await request.stream.send_all(SWITCHING)
+            if request.path != "/open":
+                await request.stream.aclose()
+            else:
+                await request.stream.receive_some(1)
         elif request.path != "/never":
             await request.stream.send_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello")
 

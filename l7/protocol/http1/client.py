@@ -90,6 +90,11 @@ class UpstreamConnection:
 
     # -- Told by the exchange ------------------------------------------------------------------------------------------
 
+    @property
+    def takes_websockets(self) -> bool:
+        """Whoever speaks HTTP/1.1 can be asked."""
+        return True
+
     def send_request(self, exchange: UpstreamUser, head: RequestHead, extra: bytes) -> None:
         """Begin a request. `extra`: header lines of ours, without the last line's end."""
         self.exchange = exchange

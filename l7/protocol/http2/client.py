@@ -24,13 +24,14 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from l7 import limits
+from l7.protocol import websocket
 from l7.protocol.http2 import fields, frames
 from l7.protocol.http2.field_rules import RESPONSE_NAMES, read_trailers
 from l7.protocol.http2.frames import ConnectionBroken, ErrorCode, StreamBroken
 from l7.protocol.http2.response import read_response
 from l7.protocol.http2.session import Session
 from l7.protocol.http2.stream import Stream
-from l7.protocol.message import UNKNOWN, Headers, RequestHead, Trailers
+from l7.protocol.message import UNKNOWN, Headers, RequestHead, ResponseHead, Trailers
 from l7.protocol.violation import BadBody, BadResponse
 from l7.shell import Transport
 from l7.sides import UpstreamListener, UpstreamUser
@@ -61,7 +62,18 @@ _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 class ClientStream(Stream):
     """A request: where its exchange touches the connection (`l7.sides.UpstreamSide`)."""
 
-    __slots__ = ("_connection", "_left", "answered", "broken", "exchange", "remaining", "server", "to_head", "touched")
+    __slots__ = (
+        "_connection",
+        "_left",
+        "answered",
+        "broken",
+        "exchange",
+        "remaining",
+        "server",
+        "to_head",
+        "touched",
+        "websocket_key",
+    )
 
     def __init__(self, connection: "ClientConnection", send_window: int) -> None:
         """It has no number until its request is sent."""
@@ -78,14 +90,22 @@ class ClientStream(Stream):
         """The final head has come."""
         self.remaining = UNKNOWN
         """Bytes that the response's content-length still promises."""
+        self.websocket_key: bytes | None = None
+        """As the exchange has it: of a handshake that an extended CONNECT stands for."""
         self._left = UNKNOWN
         """Bytes that the request's content-length still promises."""
+
+    @property
+    def takes_websockets(self) -> bool:
+        """The server's settings say so (RFC 8441 section 3)."""
+        return self._connection.takes_websockets
 
     def send_request(self, exchange: UpstreamUser, head: RequestHead, extra: bytes) -> None:
         """Begin the request. `extra`: header lines of ours, without the last line's end."""
         self.exchange = exchange
         self.to_head = head.method == b"HEAD"
-        self._left = head.length
+        self.websocket_key = head.websocket_key
+        self._left = head.length if head.websocket_key is None else UNKNOWN
         self._connection.begin(self, head, extra)
 
     def send_body(self, data: bytes) -> None:
@@ -199,6 +219,11 @@ class ClientConnection:
             and len(self._session.streams) < self.capacity
             and self._next_id <= frames.MAX_31_BITS
         )
+
+    @property
+    def takes_websockets(self) -> bool:
+        """The server understands extended CONNECT."""
+        return self._session.peer_connects
 
     @property
     def open_streams(self) -> int:
@@ -321,10 +346,21 @@ class ClientConnection:
             exchange.interim_head(head)
             return
         stream.answered = True
+        if stream.websocket_key is not None and head.status < 300:
+            self._upgrade(stream.websocket_key, exchange, head, end=end)
+            return
         stream.remaining = head.length
         exchange.response_head(head)
         if end:
             self._end(stream, ())
+
+    def _upgrade(self, key: bytes, exchange: UpstreamUser, head: ResponseHead, *, end: bool) -> None:
+        """The server has switched to WebSocket: RFC 8441 section 5, told as a server of HTTP/1.1 would have."""
+        if end or head.content_length is not None:
+            raise StreamBroken(ErrorCode.PROTOCOL_ERROR, "websocket_framing")
+        headers = [field for field in head.headers if field[0] != b"sec-websocket-accept"]
+        headers.append((b"sec-websocket-accept", websocket.accept_of(key)))
+        exchange.upgraded(ResponseHead(101, headers, length=UNKNOWN, content_length=None))
 
     def _trailers_received(self, stream: ClientStream, headers: Headers, *, end: bool) -> None:
         if not end:
@@ -422,7 +458,7 @@ class ClientConnection:
         self._next_id += 2
         session.conduct.streams += 1
         session.streams[stream.id] = stream
-        end = head.length == 0
+        end = head.length == 0 and head.websocket_key is None
         stream.ended = end
         if not self._watched:
             self._transport.set_deadline(None)
@@ -433,11 +469,16 @@ class ClientConnection:
 
     def _block(self, head: RequestHead, extra: bytes) -> bytes:
         write = fields.write_line
-        lines = [write((b":method", head.method)), self._scheme]
+        headers = head.headers
+        if head.websocket_key is None:
+            lines = [write((b":method", head.method)), self._scheme]
+        else:
+            lines = [write((b":method", b"CONNECT")), write((b":protocol", websocket.PROTOCOL)), self._scheme]
+            headers = [field for field in headers if field[0] != b"sec-websocket-key"]
         if head.authority:
             lines.append(write((b":authority", head.authority)))
         lines.append(fields.line((b":path", head.path + head.query)))
-        lines += map(write, head.headers)
+        lines += map(write, headers)
         for line in extra.split(b"\r\n"):
             name, _, value = line.partition(b": ")
             # Most of these lines are of this request alone: nothing to remember.
