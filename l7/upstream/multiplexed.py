@@ -13,7 +13,8 @@ import socket
 from typing import Protocol
 
 from l7 import limits
-from l7.protocol.http2.client import ClientConnection, ClientStream
+from l7.protocol.http2.client import ClientConnection
+from l7.protocol.http2.client_stream import ClientStream
 from l7.reactor import BROKEN, READ, WRITE, Reactor
 from l7.sides import UpstreamSide
 from l7.tls import HTTP2

@@ -189,6 +189,7 @@ class Upstreams:
             try:
                 connection.start()
             except OSError as error:
+                self._count_failure(attempt, reason_of(error))
                 another = self._another(attempt, reason_of(error))
                 if another is None:
                     return
@@ -215,9 +216,11 @@ class Upstreams:
         connection.owner = flow
         flow.owns_upstreams = True
 
+    def _count_failure(self, attempt: _Attempt, reason: str) -> None:
+        self._counters.add(f'upstream_connect_failures{{backend="{attempt.pool.backend.name}",reason="{reason}"}}')
+
     def _another(self, attempt: _Attempt, reason: str) -> Server | None:
         """After a failure: a server that was not tried yet; None if the exchange was told that there is none."""
-        self._counters.add(f'upstream_connect_failures{{backend="{attempt.pool.backend.name}",reason="{reason}"}}')
         if attempt.count < limits.MAX_CONNECT_ATTEMPTS:
             # Not by the balancer: a server that takes no connections is the least busy of all.
             untried = [server for server in attempt.pool.servers if server.healthy and server not in attempt.tried]
@@ -258,6 +261,7 @@ class Upstreams:
             return
         server.active -= 1
         attempt.connection = None
+        self._count_failure(attempt, reason)
         another = self._another(attempt, reason)
         if another is not None:
             self._try(attempt, another)
@@ -289,8 +293,10 @@ class Upstreams:
 
     def streams_failed(self, server: Server, connection: MultiplexedSocket, reason: str) -> None:
         """It will not be: all that wait try elsewhere."""
-        for attempt in connection.take_waiting():
+        for at, attempt in enumerate(connection.take_waiting()):
             assert isinstance(attempt, _Attempt)  # noqa: S101 - nothing else waits
+            if not at:
+                self._count_failure(attempt, reason)
             attempt.connection = None
             server.active -= 1
             another = self._another(attempt, reason)

@@ -15,7 +15,8 @@ from h2.settings import SettingCodes
 
 from l7.protocol.http1 import ServerConnection
 from l7.protocol.http2 import frames
-from l7.protocol.http2.client import ClientConnection, ClientStream
+from l7.protocol.http2.client import ClientConnection
+from l7.protocol.http2.client_stream import ClientStream
 from l7.protocol.message import Headers
 from l7.shell import Flow
 from l7.sides import UpstreamSide, UpstreamUser

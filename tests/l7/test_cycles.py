@@ -8,11 +8,21 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 import trio
 
+from l7 import limits
 from l7.connection import ClientSocket
+from l7.exchange import Exchange
 from l7.protocol.http1 import ServerConnection, UpstreamConnection
+from l7.protocol.http2 import Http2Connection, frames
+from l7.protocol.http2.client import ClientConnection
+from l7.protocol.http2.session import Session
+from l7.protocol.http2.stream import Stream
 from l7.shell import Flow
 from l7.tunnel import Tunnel
 from l7.upstream.connection import UpstreamSocket
+from l7.upstream.multiplexed import MultiplexedSocket
+from orchestrator.contract.route import BackendProtocol
+from tests.l7.http2_playbook import GET, data, request
+from tests.l7.live_http2_backend import LiveHttp2Backend
 from tests.l7.live_proxy import (
     HOST,
     Live,
@@ -30,7 +40,21 @@ from tests.l7.test_tunnel import SWITCHING, handshake
 
 ROUNDS = 5
 #: What a connection is made of.
-OF_A_CONNECTION = (ClientSocket, UpstreamSocket, ServerConnection, UpstreamConnection, Tunnel, Flow, ssl.SSLSocket)
+OF_A_CONNECTION = (
+    ClientSocket,
+    UpstreamSocket,
+    MultiplexedSocket,
+    ServerConnection,
+    UpstreamConnection,
+    Http2Connection,
+    ClientConnection,
+    Session,
+    Stream,
+    Exchange,
+    Tunnel,
+    Flow,
+    ssl.SSLSocket,
+)
 
 
 @pytest.fixture
@@ -174,4 +198,57 @@ async def test_nothing_is_left_of_a_server_that_takes_no_connections() -> None:
         for _ in range(ROUNDS):
             assert (await live.get()).startswith(b"HTTP/1.1 503 ")
             await live.settled(lambda: not live.proxy.clients)
+        assert held() - before == Counter()
+
+
+CALL = [(b":method", b"POST"), *GET[1:], (b"content-type", b"application/grpc"), (b"te", b"trailers")]
+
+
+async def finished(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    await stream.send_all(
+        frames.PREFACE + frames.settings({}) + request(1) + request(3, CALL, end=False) + data(3, end=True)
+    )
+    got = b""
+    while got.count(b"hello") < 2:
+        got += await stream.receive_some(65536)
+
+
+async def reset_by_both(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    held = [(b":path", b"/hold") if name == b":path" else (name, value) for name, value in GET]
+    await stream.send_all(frames.PREFACE + frames.settings({}) + request(1, held) + request(3, [*held, *CALL[4:]]))
+    await trio.sleep(0.05)
+    await stream.send_all(frames.rst_stream(1, frames.ErrorCode.CANCEL) + request(5, GET[:3]))
+    await stream.receive_some(65536)
+
+
+async def broken(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    await stream.send_all(frames.PREFACE + frames.settings({}) + request(1) + b"\xff" * 9)
+    while await stream.receive_some(65536):
+        pass
+
+
+@pytest.mark.usefixtures("without_collector")
+@pytest.mark.parametrize("converse", [finished, reset_by_both, broken])
+async def test_nothing_is_left_of_http2_on_both_sides(
+    converse: Callable[[trio.SSLStream[trio.SocketStream]], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "H2_UPSTREAM_IDLE_S", 0.1)
+    certificate = self_signed(HOST)
+    context = trusting(certificate)
+    context.set_alpn_protocols(["h2"])
+
+    async def connect(live: Live) -> None:
+        stream = trio.SSLStream(await live.connect(), context, server_hostname=HOST, https_compatible=True)
+        with trio.fail_after(10):
+            await converse(stream)
+        await stream.transport_stream.aclose()
+        await live.settled(lambda: not live.proxy.clients and not live.proxy.upstreams.servers()[0].total)
+
+    async with running_proxy(LiveHttp2Backend(), certificate=certificate) as live:
+        pool = live.snapshot.backends[0]
+        await live.change(backends=(pool.model_copy(update={"protocol": BackendProtocol.H2}),))
+        await connect(live)
+        before = held()
+        for _ in range(ROUNDS):
+            await connect(live)
         assert held() - before == Counter()

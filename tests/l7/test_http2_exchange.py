@@ -1,6 +1,7 @@
 """Playbooks of HTTP/2: what a client says, what servers get, what the client sees. The library h2 is the client."""
 
 import pytest
+from h2.settings import SettingCodes
 
 from l7 import limits
 from l7.protocol.http2 import frames
@@ -375,3 +376,16 @@ def test_a_client_that_is_gone_ends_its_requests() -> None:
     assert world.wire.ended == "aborted"
     assert [record.detail for record in world.log] == ["client_closed"] * 2
     assert len(world.released) == 2
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 65536])
+def test_a_client_may_want_another_table_for_header_fields(size: int) -> None:
+    world = Http2World()
+    world.browser.local_settings[SettingCodes.HEADER_TABLE_SIZE] = size
+    world.browser.local_settings.acknowledge()
+    world.browser.decoder.max_allowed_table_size = size
+    world.greet()
+    for _ in range(3):
+        stream_id = world.ask()
+        world.answer(OK)
+        assert world.seen[stream_id].status == b"200"

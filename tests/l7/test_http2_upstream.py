@@ -362,6 +362,17 @@ def test_a_frame_that_does_not_end_ends_the_connection() -> None:
     ]
 
 
+@pytest.mark.parametrize("size", [0, 100, 4096, 65536])
+def test_a_server_may_want_another_table_for_header_fields(size: int) -> None:
+    world = SharedWorld(settings={SettingCodes.HEADER_TABLE_SIZE: size})
+    world.server.decoder.max_allowed_table_size = size
+    for at in range(3):
+        client = world.browser(CHUNKED + b"1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n")
+        assert world.got[1 + 2 * at].trailers == [(b"x-sum", b"7")]
+        world.answer(1 + 2 * at)
+        assert client.take().startswith(b"HTTP/1.1 200 ")
+
+
 # -- Hostile servers ---------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from typing import Final, cast
 from l7 import limits
 from l7.protocol import websocket
 from l7.protocol.http2 import fields, frames
+from l7.protocol.http2.client_stream import ClientStream
 from l7.protocol.http2.field_rules import RESPONSE_NAMES, read_trailers
 from l7.protocol.http2.frames import ConnectionBroken, ErrorCode, StreamBroken
 from l7.protocol.http2.response import read_response
@@ -34,7 +35,7 @@ from l7.protocol.http2.stream import Stream
 from l7.protocol.message import UNKNOWN, Headers, RequestHead, ResponseHead, Trailers
 from l7.protocol.violation import BadBody, BadResponse
 from l7.shell import Transport
-from l7.sides import UpstreamListener, UpstreamUser
+from l7.sides import UpstreamUser
 
 #: What this side begins with (section 3.4). Pushed responses are wanted by nobody.
 _GREETING: Final = (
@@ -57,101 +58,6 @@ _TRAILERS_READ: Final = fields.write_line((b"te", b"trailers"))
 _NO_BODY: Final = fields.write_line((b"content-length", b"0"))
 #: RFC 9110 section 8.6: a method that usually has a body says that there is none.
 _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
-
-
-class ClientStream(Stream):
-    """A request: where its exchange touches the connection (`l7.sides.UpstreamSide`)."""
-
-    __slots__ = (
-        "_connection",
-        "_left",
-        "answered",
-        "broken",
-        "exchange",
-        "remaining",
-        "server",
-        "to_head",
-        "touched",
-        "websocket_key",
-    )
-
-    def __init__(self, connection: "ClientConnection", send_window: int) -> None:
-        """It has no number until its request is sent."""
-        super().__init__(0, send_window)
-        self._connection = connection
-        self.server = connection.server
-        self.exchange: UpstreamListener | None = None
-        self.broken = ErrorCode.CANCEL
-        """What it is reset with, if it is."""
-        self.to_head = False
-        self.touched = False
-        """Something of the response has come."""
-        self.answered = False
-        """The final head has come."""
-        self.remaining = UNKNOWN
-        """Bytes that the response's content-length still promises."""
-        self.websocket_key: bytes | None = None
-        """As the exchange has it: of a handshake that an extended CONNECT stands for."""
-        self._left = UNKNOWN
-        """Bytes that the request's content-length still promises."""
-
-    @property
-    def takes_websockets(self) -> bool:
-        """The server's settings say so (RFC 8441 section 3)."""
-        return self._connection.takes_websockets
-
-    def send_request(self, exchange: UpstreamUser, head: RequestHead, extra: bytes) -> None:
-        """Begin the request. `extra`: header lines of ours, without the last line's end."""
-        self.exchange = exchange
-        self.to_head = head.method == b"HEAD"
-        self.websocket_key = head.websocket_key
-        self._left = head.length if head.websocket_key is None else UNKNOWN
-        self._connection.begin(self, head, extra)
-
-    def send_body(self, data: bytes) -> None:
-        """Send bytes of the body; the last ones carry the end, if their number was known."""
-        if self.ended or not data:
-            return
-        if self._left != UNKNOWN:
-            self._left -= len(data)
-            if self._left <= 0:
-                self.to_end = True
-        self._connection.send_body(self, data)
-
-    def send_end(self, trailers: Trailers = ()) -> None:
-        """The body is whole."""
-        if not self.ended:
-            self.trailers = trailers
-            self._connection.end_request(self)
-
-    def pause_reading(self) -> None:
-        """Let the server send no more than the window. Idempotent."""
-        self._connection.pause(self)
-
-    def resume_reading(self) -> None:
-        """Undo `pause_reading`. Idempotent."""
-        self._connection.resume(self)
-
-    def open_tunnel(self, tunnel: UpstreamListener) -> None:
-        """The server has switched to WebSocket: from now on `tunnel` is told what it does."""
-        self.exchange = tunnel
-
-    def abort(self) -> None:
-        """Reset the stream when it is released: with CANCEL, as RFC 8441 section 5 has it."""
-        self.broken = ErrorCode.CANCEL
-
-    def detach(self) -> None:
-        """The exchange is done with it; it is told no more."""
-        self.exchange = None
-
-    def output_drained(self) -> None:
-        """Let the client go on."""
-        if self.exchange is not None:
-            self.exchange.upstream_drained()
-
-    def where(self) -> str:
-        """How far the response has come, for the log."""
-        return "upstream_closed_in_body" if self.answered else "upstream_closed_before_head"
 
 
 class ClientConnection:
@@ -186,7 +92,7 @@ class ClientConnection:
         self._count = count
         self._scheme = fields.write_line((b":scheme", b"https" if encrypted else b"http"))
         # What streams may hold in all is bounded by their number: the connection never waits (rule 3).
-        self._session = Session(transport, self, now, preface=b"", most_held=frames.MAX_31_BITS)
+        self._session = Session(transport, now, preface=b"", most_held=frames.MAX_31_BITS)
         self._next_id = 1
         self._leaving = False
         self._closed = False
@@ -262,9 +168,12 @@ class ClientConnection:
             return
         session = self._session
         try:
-            session.receive(data)
+            session.receive(data, self)
         except ConnectionBroken as broken:
-            self._break(broken)
+            if not self._closed:
+                self._break(broken)
+            return
+        if self._closed:
             return
         if session.window_opened:
             session.window_opened = False
@@ -462,7 +371,7 @@ class ClientConnection:
         stream.ended = end
         if not self._watched:
             self._transport.set_deadline(None)
-        self._transport.send(frames.headers(stream.id, self._block(head, extra), end_stream=end))
+        session.outflow.send_block(stream.id, self._block(head, extra), end=end)
         if session.outflow.blocked and not end and stream.exchange is not None:
             stream.blocked = True
             stream.exchange.upstream_blocked()

@@ -15,14 +15,14 @@ from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 from l7 import limits
-from l7.protocol.http2.frames import ConnectionBroken, ErrorCode
+from l7.protocol.http2.frames import DEFAULT_TABLE_BYTES, ConnectionBroken, ErrorCode
 from l7.protocol.message import Headers
 
 #: Appendix A; nothing has index 0.
 _STATIC: Final = ((b"", b""), *HeaderTable.STATIC_TABLE)
 _STATIC_FIELDS: Final = len(_STATIC)
-#: What SETTINGS_HEADER_TABLE_SIZE is when nobody speaks of it (RFC 9113 section 6.5.2), as here.
-_MOST_TABLE_BYTES: Final = 4096
+#: Nobody speaks of SETTINGS_HEADER_TABLE_SIZE here.
+_MOST_TABLE_BYTES: Final = DEFAULT_TABLE_BYTES
 #: What a field counts for beyond its bytes (section 4.1).
 _FIELD_OVERHEAD: Final = 32
 #: Continuation octets of an integer: 28 bits, far more than a block can hold.

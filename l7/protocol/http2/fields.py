@@ -17,6 +17,9 @@ _NAMES: Final[dict[bytes, int]] = {}
 for _index, (_name, _) in enumerate(HeaderTable.STATIC_TABLE, start=1):
     _NAMES.setdefault(_name, _index)
 
+#: In front of a block: there is no dynamic table (section 6.3).
+TABLE_SIZE_ZERO: Final = b"\x20"
+
 _STATUS_INDEX: Final = {b"200": 8, b"204": 9, b"206": 10, b"304": 11, b"400": 12, b"404": 13, b"500": 14}
 
 

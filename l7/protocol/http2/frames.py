@@ -16,6 +16,9 @@ MAX_31_BITS: Final = 2**31 - 1
 #: Of streams and of the connection, until a SETTINGS or WINDOW_UPDATE frame says otherwise (section 6.9.2).
 DEFAULT_WINDOW: Final = 65535
 
+#: Of the table for header fields, likewise (section 6.5.2).
+DEFAULT_TABLE_BYTES: Final = 4096
+
 DATA: Final = 0x0
 HEADERS: Final = 0x1
 PRIORITY: Final = 0x2

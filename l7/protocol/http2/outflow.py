@@ -14,7 +14,7 @@ from l7.shell import Transport
 class Outflow:
     """The sending half of a connection's flow control (RFC 9113 section 5.2)."""
 
-    __slots__ = ("_conduct", "_transport", "_waiting", "blocked", "window")
+    __slots__ = ("_conduct", "_transport", "_waiting", "blocked", "shrinks_table", "window")
 
     def __init__(self, transport: Transport, conduct: Conduct) -> None:
         self._transport = transport
@@ -22,10 +22,20 @@ class Outflow:
         self.window = frames.DEFAULT_WINDOW
         self.blocked = False
         """The socket is full."""
+        self.shrinks_table = False
+        """The peer wants a smaller table for header fields than there is to begin with. None is used here, but it must
+        be told so in the next block (RFC 7541 section 4.2)."""
         self._waiting: dict[int, Stream] = {}
 
     def __repr__(self) -> str:
         return f"<Outflow: window {self.window}, {len(self._waiting)} streams wait>"
+
+    def send_block(self, stream_id: int, block: bytes, *, end: bool) -> None:
+        """Send a header block: no window holds it up."""
+        if self.shrinks_table:
+            self.shrinks_table = False
+            block = fields.TABLE_SIZE_ZERO + block
+        self._transport.send(frames.headers(stream_id, block, end_stream=end))
 
     def send(self, stream: Stream, data: bytes) -> None:
         """Send what fits, and keep the rest. Look at `Stream.blocked` afterwards."""
@@ -108,7 +118,7 @@ class Outflow:
 
     def _end(self, stream: Stream) -> None:
         if stream.trailers:
-            self._transport.send(frames.headers(stream.id, fields.write(stream.trailers), end_stream=True))
+            self.send_block(stream.id, fields.write(stream.trailers), end=True)
         else:
             self._conduct.data_sent += 1
             self._transport.send(frames.frame(frames.DATA, frames.END_STREAM, stream.id, b""))

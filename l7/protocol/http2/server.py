@@ -92,9 +92,7 @@ class Http2Connection:
         self._transport = transport
         self._services = services
         self._flow = flow
-        self._session = Session(
-            transport, self, services.now, preface=frames.PREFACE, most_held=limits.H2_MAX_HELD_BYTES
-        )
+        self._session = Session(transport, services.now, preface=frames.PREFACE, most_held=limits.H2_MAX_HELD_BYTES)
         self._reader = RequestReader()
         self._happened: list[tuple[ServerStream, _Happened, _What]] = []
         self._last_id = 0
@@ -136,7 +134,7 @@ class Http2Connection:
         session = self._session
         was_in_block = session.in_block
         try:
-            session.receive(data)
+            session.receive(data, self)
         except ConnectionBroken as broken:
             self._break(broken)
             return
@@ -276,7 +274,8 @@ class Http2Connection:
             stream.remaining = head.length if head.websocket_key is None else UNKNOWN
         except BadRequest as refused:
             head = refused_head(headers)
-            stream.refusal = refused
+            # Its traceback would hold the stream that holds it.
+            stream.refusal = refused.with_traceback(None)
             if refused.status == 400:
                 stream.broken = ErrorCode.PROTOCOL_ERROR
                 self._judge_glitch()
@@ -408,7 +407,7 @@ class Http2Connection:
             return
         if end:
             stream.ended = True
-        self._transport.send(frames.headers(stream.id, block, end_stream=end))
+        self._session.outflow.send_block(stream.id, block, end=end)
 
     def send_body(self, stream: ServerStream, data: bytes) -> None:
         """Send bytes, or keep them, and then ask for no more."""

@@ -71,7 +71,6 @@ class Session:
         "_block_id",
         "_buffer",
         "_field_reader",
-        "_handlers",
         "_may_push",
         "_most_held",
         "_now",
@@ -79,6 +78,7 @@ class Session:
         "_preface",
         "_receive_window",
         "_resets",
+        "_table_is_shrunk",
         "_transport",
         "_unreturned",
         "conduct",
@@ -94,13 +94,13 @@ class Session:
         "window_opened",
     )
 
-    def __init__(
-        self, transport: Transport, owner: SessionOwner, now: Callable[[], float], *, preface: bytes, most_held: int
-    ) -> None:
+    _owner: SessionOwner
+    """As long as it reads: they would hold each other, and wait for the collector of cycles, which comes seldom."""
+
+    def __init__(self, transport: Transport, now: Callable[[], float], *, preface: bytes, most_held: int) -> None:
         """`preface`: what the peer begins with, in front of its settings; a server with nothing. `most_held`: bytes of
         paused streams above which the whole connection waits."""
         self._transport = transport
-        self._owner = owner
         self._now = now
         self._preface = preface
         self._may_push = bool(preface)
@@ -112,6 +112,7 @@ class Session:
         self._field_reader = FieldReader()
         self.conduct = Conduct()
         self.outflow = Outflow(transport, self.conduct)
+        self._table_is_shrunk = False
         self.streams: dict[int, Stream] = {}
         """Open and half-closed ones."""
         self._resets: dict[int, int] = {}
@@ -135,31 +136,25 @@ class Session:
         self._block_frames = 0
         self.window_opened = False
         """Some window was opened since the owner looked last."""
-        self._handlers = {
-            frames.DATA: self._data,
-            frames.HEADERS: self._headers,
-            frames.PRIORITY: self._priority,
-            frames.RST_STREAM: self._rst_stream,
-            frames.SETTINGS: self._settings,
-            frames.PUSH_PROMISE: self._push_promise,
-            frames.PING: self._ping,
-            frames.GOAWAY: self._goaway,
-            frames.WINDOW_UPDATE: self._window_update,
-            frames.CONTINUATION: self._continuation,
-            frames.PRIORITY_UPDATE: self._priority_update,
-        }
 
     def __repr__(self) -> str:
         return f"<Session: {len(self.streams)} streams, {self.conduct!r}, {self.outflow!r}>"
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes, owner: SessionOwner) -> None:
         """Take bytes; tell the owner what they say.
 
         Raises:
             ConnectionBroken: and nothing more can be read.
         """
+        self._owner = owner
+        try:
+            self._read(data)
+        finally:
+            del self._owner
+
+    def _read(self, data: bytes) -> None:
         self.progressed = False
         if self._buffer:
             data = self._buffer + data
@@ -174,7 +169,7 @@ class Session:
             self._preface = b""
             at = len(expected)
         end = len(data)
-        handlers = self._handlers
+        handlers = _HANDLERS
         kind = -1
         while end - at >= frames.HEADER_BYTES:
             high, low, kind, flags, stream_id = frames.unpack_header(data, at)
@@ -190,7 +185,7 @@ class Session:
                 raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "settings_missing")
             handler = handlers.get(kind)
             if handler is not None:
-                handler(flags, stream_id & frames.MAX_31_BITS, data[at + frames.HEADER_BYTES : stop])
+                handler(self, flags, stream_id & frames.MAX_31_BITS, data[at + frames.HEADER_BYTES : stop])
             else:
                 self._judge("unknown", self.conduct.control(self._now()))
             at = stop
@@ -389,7 +384,14 @@ class Session:
             self.peer_connects = value == 1
         elif name == frames.SETTINGS_MAX_FRAME_SIZE and not frames.MAX_PAYLOAD_BYTES <= value < 1 << 24:
             raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "max_frame_size")
-        # The table's size is of no interest: no table is used (see `fields`). We send the smallest maximal frames.
+        elif (
+            name == frames.SETTINGS_HEADER_TABLE_SIZE
+            and value < frames.DEFAULT_TABLE_BYTES
+            and not self._table_is_shrunk
+        ):
+            # No table is used (see `fields`); that is told once, and suits whatever is asked for later.
+            self._table_is_shrunk = self.outflow.shrinks_table = True
+        # Frames: we send the smallest maximal ones.
 
     def _push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
         raise ConnectionBroken(ErrorCode.PROTOCOL_ERROR, "push_promise")
@@ -498,3 +500,19 @@ class Session:
                 stream.paused = False
                 self.held -= stream.unreturned
                 self._return_to_connection()
+
+
+#: What is done with each kind of frame. Of the class, and not of each session: that would hold itself.
+_HANDLERS: Final[dict[int, Callable[[Session, int, int, bytes], None]]] = {
+    frames.DATA: Session._data,
+    frames.HEADERS: Session._headers,
+    frames.PRIORITY: Session._priority,
+    frames.RST_STREAM: Session._rst_stream,
+    frames.SETTINGS: Session._settings,
+    frames.PUSH_PROMISE: Session._push_promise,
+    frames.PING: Session._ping,
+    frames.GOAWAY: Session._goaway,
+    frames.WINDOW_UPDATE: Session._window_update,
+    frames.CONTINUATION: Session._continuation,
+    frames.PRIORITY_UPDATE: Session._priority_update,
+}

@@ -142,7 +142,7 @@ async def test_a_slow_client_holds_up_nobody_else_on_the_connection() -> None:
             slow.append(stream)
         await live.settled(lambda: len(backend.asked) == 5)
         await trio.sleep(0.1)
-        assert len((await ask(live, "/bytes/5000000")).partition(b"\r\n\r\n")[2]) > 5_000_000
+        assert len((await ask(live, "/bytes/3000000")).partition(b"\r\n\r\n")[2]) > 3_000_000
         assert carried(backend) == 1
         for stream in slow:
             await stream.aclose()
@@ -258,21 +258,79 @@ async def test_idle_connections_are_closed_in_order(monkeypatch: pytest.MonkeyPa
         await live.settled(lambda: server.total == 0)
 
 
+def free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as found:
+        return int(found.getsockname()[1])
+
+
+async def answered(port: int) -> None:
+    """Wait until somebody listens."""
+    with trio.fail_after(10):
+        while True:
+            try:
+                await (await trio.open_tcp_stream(LOOPBACK, port)).aclose()
+            except OSError:
+                await trio.sleep(0.02)
+            else:
+                return
+
+
 @pytest.mark.skipif(shutil.which("nghttpd") is None, reason="nghttpd is not installed")
 async def test_nghttpd_is_a_backend(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_bytes(b"from nghttpd\n" * 10_000)
-    with socket.create_server((LOOPBACK, 0)) as found:
-        port = found.getsockname()[1]
+    port = free_port()
     async with running_proxy(LiveBackend()) as live:
         command = ["nghttpd", "--no-tls", "--address", LOOPBACK, "--htdocs", str(tmp_path), str(port)]
         await live.nursery.start(trio.run_process, command)
-        pool = live.snapshot.backends[0]
-        server = BackendServer(name="nghttpd", address=LOOPBACK, port=port)
-        await trio.sleep(0.2)
-        await live.change(backends=(pool.model_copy(update={"protocol": BackendProtocol.H2, "servers": (server,)}),))
-        answers: list[bytes] = []
-        await in_parallel(live, "/index.html", 20, answers)
-        assert all(answer.count(b"from nghttpd") == 10_000 for answer in answers)
+        await check_files(live, port, b"from nghttpd")
+
+
+NGINX = """\
+daemon off;
+error_log stderr;
+pid {directory}/nginx.pid;
+worker_processes 1;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    http2_max_concurrent_streams 4;
+    keepalive_requests 7;
+    server {{
+        listen {address}:{port} http2;
+        root {directory};
+    }}
+}}
+"""
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+async def test_nginx_is_a_backend_and_its_goodbyes_cost_nothing(tmp_path: Path) -> None:
+    """It says GOAWAY after seven requests of a connection, and takes four at a time."""
+    (tmp_path / "index.html").write_bytes(b"from nginx\n" * 10_000)
+    port = free_port()
+    (tmp_path / "nginx.conf").write_text(NGINX.format(directory=tmp_path, address=LOOPBACK, port=port))
+    async with running_proxy(LiveBackend()) as live:
+        command = ["nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-g", "user root;"]
+        await live.nursery.start(trio.run_process, command)
+        await check_files(live, port, b"from nginx")
+        assert live.proxy.totals()["upstream_http2_goaways"] > 10
+
+
+async def check_files(live: Live, port: int, line: bytes) -> None:
+    """A hundred requests, ten at a time, to a server of others."""
+    await answered(port)
+    pool = live.snapshot.backends[0]
+    server = BackendServer(name="files", address=LOOPBACK, port=port)
+    await live.change(backends=(pool.model_copy(update={"protocol": BackendProtocol.H2, "servers": (server,)}),))
+    answers: list[bytes] = []
+    for _ in range(10):
+        await in_parallel(live, "/index.html", 10, answers)
+    assert [answer.count(line) for answer in answers] == [10_000] * 100
 
 
 def test_a_proxy_header_and_shared_connections_do_not_go_together() -> None:
