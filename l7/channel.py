@@ -48,6 +48,8 @@ class Prepare(Contract):
 
     kind: Literal["prepare"] = "prepare"
     snapshot: ProxySnapshot
+    health: tuple[ServerHealth, ...] = ()
+    """What is known of servers. A worker believes it of those that it has not checked itself."""
 
 
 class Commit(Contract):
@@ -68,6 +70,8 @@ class Stop(Contract):
 
     kind: Literal["stop"] = "stop"
     grace_s: float
+    has_heir: bool = False
+    """Others accept on the same sockets: what waits in their queues is theirs."""
 
 
 class ReopenLog(Contract):

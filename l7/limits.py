@@ -264,6 +264,10 @@ HEALTH_JITTER = 0.1
 #: that crosses such a close on the wire is lost (RFC 9112 section 9.5), so this is longer than most clients pause.
 GOODBYE_IDLE_S = 10.0
 
+#: The spread of the goodbyes of a process that is to end, at most. Its clients come back to this same host, which is
+#: spared a herd of handshakes by that. HAProxy has close-spread-time for the same, without a default.
+STOP_SPREAD_S = 30.0
+
 #: How often a draining worker looks whose turn it is.
 GOODBYE_TICK_S = 0.1
 
@@ -304,3 +308,24 @@ WORKER_APPLY_S = 20.0
 #: systemd: RestartSec 100 ms, with RestartMaxDelaySec.
 WORKER_RESTART_FIRST_S = 0.1
 WORKER_RESTART_MAX_S = 10.0
+
+# -- Restarts ----------------------------------------------------------------------------------------------------------
+
+#: Until a new incarnation must be in service; else it is ended, and the present one goes on. systemd: TimeoutStartSec
+#: 90 s, for what nobody waits beside.
+RESTART_S = 60.0
+
+#: Until the present incarnation must be ready to be succeeded: a snapshot that it is taking in comes first.
+RESTART_HOLD_S = 30.0
+
+#: What the connections of an incarnation that leaves have to end. Envoy: drain-time-s 600.
+RESTART_GRACE_S = 600.0
+
+#: Until an operator's answer must be on its way, when the incarnation that was asked leaves.
+RESTART_ANSWER_S = 5.0
+
+#: After a grace of which an incarnation should have made use: until all its processes are killed.
+INCARNATION_KILL_AFTER_S = 10.0
+
+#: A message between keeper and incarnation: totals of some ten thousand counters.
+MAX_HANDOVER_FRAME_BYTES = 8 * 1024 * 1024

@@ -110,8 +110,12 @@ def _as_sockets(descriptors: list[int]) -> tuple[socket.socket, ...]:
     sockets: list[socket.socket] = []
     try:
         while descriptors:
-            sockets.append(socket.socket(fileno=descriptors[0]))
+            sock = socket.socket(fileno=descriptors[0])
+            sockets.append(sock)
             del descriptors[0]
+            # All who share a socket share its mode (O_NONBLOCK is of the open file description, fcntl(2)): with the
+            # first `dup` of what it takes for a blocking one, Python would make it one, and who accepts would hang.
+            sock.setblocking(False)
     except OSError:
         for each in sockets:
             each.close()

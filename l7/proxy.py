@@ -33,7 +33,7 @@ from l7.telemetry.access_log import AccessRecord
 from l7.telemetry.log_writer import AccessLogWriter
 from l7.telemetry.metrics import Counters, RequestMetrics
 from l7.tls import HTTP2, CertificateInvalid, CertificateTable, TlsFacts, TlsTerminator
-from l7.upstream.health import HealthChecker
+from l7.upstream.health import HealthChecker, learn_health
 from l7.upstream.pool import Upstreams
 from l7.upstream.server import BackendPool, Server
 from orchestrator.contract.report import ServerHealth
@@ -166,8 +166,10 @@ class Proxy:
         except CertificateInvalid as error:
             raise EditionRefused(str(error)) from error
 
-    def prepare(self, snapshot: ProxySnapshot, certificates: CertificateTable) -> Edition:
-        """Build everything that the snapshot needs, without touching what runs.
+    def prepare(
+        self, snapshot: ProxySnapshot, certificates: CertificateTable, health: tuple[ServerHealth, ...] = ()
+    ) -> Edition:
+        """Build everything that the snapshot needs, without touching what runs. `health`: see `learn_health`.
 
         Raises:
             EditionRefused: it cannot be run; the text says why.
@@ -180,6 +182,7 @@ class Proxy:
             backends = self.upstreams.build(snapshot.backends)
         except CertificateInvalid as error:
             raise EditionRefused(str(error)) from error
+        learn_health(backends, health)
         return Edition(
             snapshot=snapshot,
             routes=Matcher(snapshot.hosts),
@@ -224,9 +227,10 @@ class Proxy:
                 acceptor.trusted_sources = TrustedSources(listener.accept_proxy_protocol)
         self.discard()
 
-    def _close_acceptor(self, bound: Bound) -> None:
+    def _close_acceptor(self, bound: Bound, *, has_heir: bool = False) -> None:
         acceptor = self._acceptors.pop(bound)
-        acceptor.accept_rest()
+        if not has_heir:
+            acceptor.accept_rest()
         acceptor.close()
 
     # -- goodbyes ------------------------------------------------------------------------------------------------------
@@ -244,14 +248,19 @@ class Proxy:
         if present is None or present.model_copy(update={"reset": goodbye.reset}) != goodbye:
             self.farewell = Farewell(goodbye, self.clients)
 
-    def stop_accepting(self, grace_s: float) -> None:
-        """The process is to end: accept nothing new, and ask everybody to leave within `grace_s` seconds."""
+    def stop_accepting(self, grace_s: float, *, has_heir: bool = False) -> None:
+        """The process is to end: accept nothing new, and ask everybody to leave within `grace_s` seconds.
+
+        `has_heir`: others accept on the same sockets, so what waits in their queues is left to them.
+        """
         self.is_serving = False
         for bound in list(self._acceptors):
-            self._close_acceptor(bound)
+            self._close_acceptor(bound, has_heir=has_heir)
         # A third of the time to ask, a third for those that are idle, a third for slow transfers.
-        goodbye = Goodbye(started_at=self.wall_time(), spread_s=max(grace_s / 3, limits.GOODBYE_TICK_S))
-        self.farewell = Farewell(goodbye, self.clients, idle_s=grace_s / 3)
+        third_s = grace_s / 3
+        spread_s = max(min(third_s, limits.STOP_SPREAD_S), limits.GOODBYE_TICK_S)
+        goodbye = Goodbye(started_at=self.wall_time(), spread_s=spread_s)
+        self.farewell = Farewell(goodbye, self.clients, idle_s=min(third_s, limits.GOODBYE_IDLE_S))
         self.reactor.settle()
 
     async def all_clients_gone(self) -> None:

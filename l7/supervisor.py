@@ -1,7 +1,8 @@
-"""The supervisor: one per host. Owns the listening sockets, keeps the workers alive, and hands them snapshots.
+"""The supervisor: owns the listening sockets, keeps the workers alive, and hands them snapshots.
 
 It is in no request's way. A worker that dies takes its own connections with it and no others: the listening sockets,
-and what waits in their queues, are the supervisor's, and its siblings go on accepting.
+and what waits in their queues, are the supervisor's, and its siblings go on accepting. A supervisor with its workers is
+one incarnation of the proxy; `l7.keeper` replaces one by the next.
 """
 
 import logging
@@ -9,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +18,12 @@ import trio
 
 from l7 import limits
 from l7.channel import Discard, ReopenLog, Stop, WorkerStatus, open_channel
-from l7.listener import listen
+from l7.handover import Record, Standing
+from l7.listening import AddressTaken, Bound, ListeningSockets
+from l7.predecessor import Predecessor
 from l7.telemetry.certificates import ends_by_host
 from l7.telemetry.metrics import add_up, exposition, tunnels_open
-from l7.worker_process import KILL_AFTER_S, Bound, WorkerFailed, WorkerProcess
+from l7.worker_process import KILL_AFTER_S, WorkerFailed, WorkerProcess
 from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.report import ProxyStatus, ServerHealth
 from orchestrator.contract.snapshot import ProxySnapshot, Snapshot
@@ -33,9 +37,23 @@ HEALTHY_LIFE_S = 60.0
 class Supervisor:
     """Starts workers, keeps them, and speaks for them (`orchestrator.contract.client.Agent`)."""
 
-    def __init__(self, *, workers: int, access_log: Path | None = None, bpffs: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        access_log: Path | None = None,
+        bpffs: Path | None = None,
+        sockets: ListeningSockets | None = None,
+        incarnation: int = 1,
+        predecessor: Predecessor | None = None,
+    ) -> None:
         self._count = workers
-        self._arguments: list[str] = []
+        self.incarnation = incarnation
+        self.predecessor = predecessor
+        """The incarnation that this one succeeds: its flows are the proxy's too, and so is what it has counted."""
+        self.record = Record()
+        """How restarts went."""
+        self._arguments: list[str] = ["--incarnation", str(incarnation)]
         if access_log is not None:
             self._arguments += ["--access-log", str(access_log.absolute())]
         if bpffs is not None:
@@ -43,16 +61,19 @@ class Supervisor:
         self.snapshot: ProxySnapshot | None = None
         self.restarts = 0
         self._workers: dict[int, WorkerProcess] = {}
-        self._sockets: dict[Bound, socket.socket] = {}
+        self._sockets = sockets or ListeningSockets()
         self._changed = trio.Event()
         self._one_change = trio.Lock()
+        self.listeners_held = trio.Lock()
+        """Who has it keeps snapshots waiting: a successor is being given the listening sockets."""
         self._stopping = False
         self._past: dict[str, int] = {}
 
     def __repr__(self) -> str:
         version = self.snapshot.version if self.snapshot else None
         return (
-            f"<Supervisor: snapshot {version}, {len(self._workers)} of {self._count} workers, {self.restarts} restarts>"
+            f"<Supervisor {self.incarnation}: snapshot {version}, {len(self._workers)} of {self._count} workers, "
+            f"{self.restarts} restarts>"
         )
 
     @property
@@ -69,9 +90,7 @@ class Supervisor:
                 for index in range(self._count):
                     nursery.start_soon(self._keep, index)
         finally:
-            for sock in self._sockets.values():
-                sock.close()
-            self._sockets.clear()
+            self._sockets.close()
 
     async def _keep(self, index: int) -> None:
         pause_s = limits.WORKER_RESTART_FIRST_S
@@ -114,15 +133,28 @@ class Supervisor:
         async with self._one_change:
             if self.snapshot is not None:
                 try:
-                    await worker.prepare(self.snapshot, self._sockets)
+                    await worker.prepare(self.snapshot, self._sockets.in_service, self._known_health())
                 except WorkerFailed as error:
                     log.error("worker %d cannot run snapshot %d: %s", worker.index, self.snapshot.version, error)
                     worker.process.kill()
                     return
                 await worker.commit(self.snapshot.version)
             self._workers[worker.index] = worker
-            self._changed.set()
-            self._changed = trio.Event()
+            self._tell_change()
+
+    def _tell_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def all_in_service(self, version: int) -> None:
+        """Until every worker runs a snapshot of this version or a later one, and accepts."""
+        while self.snapshot is None or self.snapshot.version < version or len(self._workers) < self._count:
+            await self._changed.wait()
+
+    def _known_health(self) -> tuple[ServerHealth, ...]:
+        """For workers that have checked nothing yet: what their siblings know, or the incarnation before."""
+        own = _agreed_health([worker.status for worker in self._workers.values()])
+        return own or (self.predecessor.standing.health if self.predecessor is not None else ())
 
     # -- Agent ---------------------------------------------------------------------------------------------------------
 
@@ -137,25 +169,26 @@ class Supervisor:
         if self._stopping:
             raise SnapshotRefused("the proxy is stopping")
         await self._wait_for_a_worker()
-        async with self._one_change:
-            fresh = self._bind(snapshot)
+        async with self.listeners_held, self._one_change:
+            try:
+                fresh = self._sockets.bind(snapshot.listeners)
+            except AddressTaken as error:
+                raise SnapshotRefused(str(error)) from error
             workers = tuple(self._workers.values())
             try:
                 await self._prepare(workers, snapshot, fresh)
             except BaseException:
-                for sock in fresh.values():
-                    sock.close()
+                self._sockets.reject(fresh)
                 raise
-            wanted = {(str(each.address), int(each.port)) for each in snapshot.listeners}
             # From here on it is the running snapshot: a worker that dies now comes back with it.
             with trio.CancelScope(shield=True):
                 self.snapshot = snapshot
-                self._sockets |= fresh
+                await self._sockets.take(fresh)
                 async with trio.open_nursery() as nursery:
                     for worker in workers:
                         nursery.start_soon(worker.commit, snapshot.version)
-                for bound in self._sockets.keys() - wanted:
-                    self._sockets.pop(bound).close()
+                await self._sockets.keep_only((str(each.address), int(each.port)) for each in snapshot.listeners)
+        self._tell_change()
 
     async def _wait_for_a_worker(self) -> None:
         with trio.move_on_after(limits.WORKER_APPLY_S):
@@ -164,31 +197,15 @@ class Supervisor:
             return
         raise SnapshotRefused(f"no worker is running after {limits.WORKER_APPLY_S:g} s: see the log")
 
-    def _bind(self, snapshot: ProxySnapshot) -> dict[Bound, socket.socket]:
-        fresh: dict[Bound, socket.socket] = {}
-        for listener in snapshot.listeners:
-            bound = (str(listener.address), int(listener.port))
-            if bound in self._sockets:
-                continue
-            try:
-                fresh[bound] = listen(*bound)
-            except OSError as error:
-                for sock in fresh.values():
-                    sock.close()
-                raise SnapshotRefused(
-                    f"listener {listener.vip}: {bound[0]} port {bound[1]}: {error.strerror}: "
-                    "is another process listening there?"
-                ) from error
-        return fresh
-
     async def _prepare(
         self, workers: Sequence[WorkerProcess], snapshot: ProxySnapshot, fresh: dict[Bound, socket.socket]
     ) -> None:
         reasons: list[str] = []
+        health = self._known_health() if self.snapshot is None else ()
 
         async def prepare(worker: WorkerProcess) -> None:
             try:
-                await worker.prepare(snapshot, fresh)
+                await worker.prepare(snapshot, fresh, health)
             except WorkerFailed as error:
                 reasons.append(str(error))
 
@@ -201,19 +218,37 @@ class Supervisor:
             raise SnapshotRefused("; ".join(sorted(set(reasons))))
 
     async def status(self) -> ProxyStatus:
-        """Of all workers together."""
+        """Of all workers together, and of those that the incarnation before still has."""
         parts = [worker.status for worker in self._workers.values()]
+        leaving = self.predecessor.leaving(time.time()) if self.predecessor is not None else None
         return ProxyStatus(
             workers=len(parts),
             draining=self.snapshot is not None and self.snapshot.goodbye is not None,
-            open_flows=add_up(part.open_flows for part in parts),
-            requests_in_flight=sum(part.requests_in_flight for part in parts),
+            open_flows=add_up((*(part.open_flows for part in parts), leaving.open_flows if leaving else {})),
+            requests_in_flight=sum(part.requests_in_flight for part in parts)
+            + (leaving.requests_in_flight if leaving else 0),
             health=_agreed_health(parts),
             counters=self._counters(parts),
+            incarnation=self.incarnation,
+            leaving=leaving,
+            restart_problem=self.record.problem,
+        )
+
+    def standing(self) -> Standing:
+        """For the incarnation that succeeds this one."""
+        parts = [worker.status for worker in self._workers.values()]
+        return Standing(
+            snapshot_version=self.snapshot.version if self.snapshot else 0,
+            workers=len(parts),
+            open_flows=add_up(part.open_flows for part in parts),
+            requests_in_flight=sum(part.requests_in_flight for part in parts),
+            counters=self._counters(parts),
+            health=_agreed_health(parts),
         )
 
     def _counters(self, parts: Sequence[WorkerStatus]) -> dict[str, int]:
-        return add_up((self._past, {"worker_restarts": self.restarts}, *(part.counters for part in parts)))
+        before = self.predecessor.standing.counters if self.predecessor is not None else {}
+        return add_up((before, self._past, {"worker_restarts": self.restarts}, *(part.counters for part in parts)))
 
     def metrics(self) -> str:
         """All workers' metrics, as Prometheus reads them."""
@@ -224,7 +259,12 @@ class Supervisor:
             "tunnels_open": sum(tunnels_open(part.counters) for part in parts),
             "draining": int(self.snapshot is not None and self.snapshot.goodbye is not None),
             "snapshot_version": self.snapshot.version if self.snapshot else 0,
+            "incarnation": self.incarnation,
         }
+        if self.predecessor is not None and (leaving := self.predecessor.leaving(time.time())) is not None:
+            gauges["leaving_incarnation"] = leaving.incarnation
+            for protocol, flows in leaving.open_flows.items():
+                gauges[f'leaving_open_flows{{protocol="{protocol}"}}'] = flows
         for protocol, flows in add_up(part.open_flows for part in parts).items():
             gauges[f'open_flows{{protocol="{protocol}"}}'] = flows
         for each in _agreed_health(parts):
@@ -232,7 +272,13 @@ class Supervisor:
         if self.snapshot is not None:
             for host, end in ends_by_host(self.snapshot.certificates).items():
                 gauges[f'certificate_not_after_seconds{{host="{host}"}}'] = end
-        return exposition(self._counters(parts), gauges)
+        record = self.record
+        restarts = {
+            'restarts{result="done"}': record.restarts,
+            'restarts{result="failed"}': record.failures,
+            "incarnation_crashes": record.crashes,
+        }
+        return exposition(self._counters(parts) | restarts, gauges)
 
     # -- signals -------------------------------------------------------------------------------------------------------
 
@@ -241,21 +287,22 @@ class Supervisor:
         for worker in tuple(self._workers.values()):
             await worker.tell(ReopenLog())
 
-    async def stop(self, grace_s: float) -> None:
-        """Accept nothing new, let what is open end within `grace_s`, end the workers. Returns when they are gone."""
+    async def stop(self, grace_s: float, *, has_heir: bool = False) -> None:
+        """Accept nothing new, let what is open end within `grace_s`, end the workers. Returns when they are gone.
+
+        `has_heir`: another incarnation accepts on the same sockets, and is left what waits in their queues.
+        """
         self._stopping = True
-        # The workers hold the sockets too: each accepts what has queued up before it lets go.
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
+        # The workers hold the sockets too: without an heir, each accepts what has queued up before it lets go.
+        self._sockets.close()
         workers = tuple(self._workers.values())
         async with trio.open_nursery() as nursery:
             for worker in workers:
-                nursery.start_soon(self._stop_worker, worker, grace_s)
+                nursery.start_soon(self._stop_worker, worker, Stop(grace_s=grace_s, has_heir=has_heir))
 
-    async def _stop_worker(self, worker: WorkerProcess, grace_s: float) -> None:
-        with trio.move_on_after(grace_s + KILL_AFTER_S):
-            await worker.tell(Stop(grace_s=grace_s))
+    async def _stop_worker(self, worker: WorkerProcess, stop: Stop) -> None:
+        with trio.move_on_after(stop.grace_s + KILL_AFTER_S):
+            await worker.tell(stop)
             await worker.process.wait()
             return
         log.error("worker %d did not end in time; killed", worker.index)

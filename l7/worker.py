@@ -53,22 +53,22 @@ class Worker:
             nursery.start_soon(self._proxy.run)
             nursery.start_soon(self._report)
             try:
-                grace_s = await self._follow()
+                stop = await self._follow()
             except ChannelClosed as error:
                 # The supervisor is dead. Its successor must be able to bind the listening sockets; those who are
                 # connected shall not suffer for it.
                 log.error("supervisor gone (%s): finishing what is open", error)
-                grace_s = limits.STOP_GRACE_S
-            await self._finish(grace_s)
+                stop = Stop(grace_s=limits.STOP_GRACE_S)
+            await self._finish(stop)
             nursery.cancel_scope.cancel()
         self._proxy.close()
 
-    async def _follow(self) -> float:
-        """Take messages until one says stop; return the grace it gives."""
+    async def _follow(self) -> Stop:
+        """Take messages until one says stop; return that."""
         while True:
             message, sockets = await self._channel.receive()
             if isinstance(message, Stop):
-                return message.grace_s
+                return message
             answer = await self._obey(message, sockets)
             if answer is not None:
                 await self._channel.send(answer)
@@ -81,9 +81,9 @@ class Worker:
             case Sockets(addresses=addresses):
                 for bound, sock in zip(addresses, sockets, strict=True):
                     proxy.offer((str(bound.address), bound.port), sock)
-            case Prepare(snapshot=snapshot):
+            case Prepare(snapshot=snapshot, health=health):
                 try:
-                    self._prepared = proxy.prepare(snapshot, await proxy.load_certificates(snapshot))
+                    self._prepared = proxy.prepare(snapshot, await proxy.load_certificates(snapshot), health)
                 except EditionRefused as refused:
                     return Refused(version=snapshot.version, reason=str(refused))
                 return Prepared(version=snapshot.version)
@@ -118,9 +118,9 @@ class Worker:
                 return
             await trio.sleep(limits.WORKER_STATUS_S)
 
-    async def _finish(self, grace_s: float) -> None:
-        proxy = self._proxy
-        proxy.stop_accepting(grace_s)
+    async def _finish(self, stop: Stop) -> None:
+        proxy, grace_s = self._proxy, stop.grace_s
+        proxy.stop_accepting(grace_s, has_heir=stop.has_heir)
         with trio.move_on_after(grace_s):
             await proxy.all_clients_gone()
         left = proxy.reset_clients("stopped")
@@ -135,13 +135,15 @@ class Worker:
 @click.command()
 @click.option("--channel", "channel_fd", type=int, required=True, help="Inherited descriptor to the supervisor.")
 @click.option("--index", type=int, required=True, help="Number of this worker, for its log lines.")
+@click.option("--incarnation", type=int, default=1, help="Of the proxy, for the same.")
 @click.option("--access-log", type=click.Path(path_type=Path))
 @click.option("--bpffs", type=click.Path(path_type=Path))
-def main(channel_fd: int, index: int, access_log: Path | None, bpffs: Path | None) -> None:
+def main(channel_fd: int, index: int, incarnation: int, access_log: Path | None, bpffs: Path | None) -> None:
     """Run one worker for the supervisor at the other end of the channel."""
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker-{index} %(levelname)s %(message)s")
+    name = f"worker-{incarnation}.{index}"
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s")
     # The supervisor is signalled together with its workers (Ctrl-C, systemd); it says what is to be done.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -20,12 +20,12 @@ from l7.channel import (
     Sockets,
     WorkerStatus,
 )
+from l7.listening import Bound
 from l7.message_channel import ChannelClosed
+from orchestrator.contract.report import ServerHealth
 from orchestrator.contract.snapshot import ProxySnapshot
 
 log = logging.getLogger(__name__)
-
-Bound = tuple[str, int]
 
 #: After a worker's grace is over: until it is killed.
 KILL_AFTER_S = 2.0
@@ -70,15 +70,17 @@ class WorkerProcess:
             self._answered.close()
             self.process.kill()
 
-    async def prepare(self, snapshot: ProxySnapshot, sockets: dict[Bound, socket.socket]) -> None:
-        """Have it build a snapshot aside. Raises WorkerFailed."""
+    async def prepare(
+        self, snapshot: ProxySnapshot, sockets: dict[Bound, socket.socket], health: tuple[ServerHealth, ...]
+    ) -> None:
+        """Have it build a snapshot aside. `health`: of servers that it has not checked itself. Raises WorkerFailed."""
         bounds = list(sockets)
         try:
             for first in range(0, len(bounds), MAX_SOCKETS_PER_FRAME):
                 part = bounds[first : first + MAX_SOCKETS_PER_FRAME]
                 addresses = tuple(ListeningAddress.model_validate({"address": a, "port": p}) for a, p in part)
                 await self.channel.send(Sockets(addresses=addresses), tuple(sockets[bound] for bound in part))
-            answer = await self._ask(Prepare(snapshot=snapshot))
+            answer = await self._ask(Prepare(snapshot=snapshot, health=health))
         except ChannelClosed as error:
             raise WorkerFailed(f"worker {self.index} ended while it built the snapshot: {error}") from error
         if isinstance(answer, Refused):

@@ -1,21 +1,30 @@
 """Serves metrics over HTTP to Prometheus: `GET /metrics`, and nothing else."""
 
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import trio
 
 from l7 import limits
+from l7.listener import listen
 
 log = logging.getLogger(__name__)
 
 _FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def serve_metrics(address: str, port: int, render: Callable[[], str]) -> None:
-    """Answer scrapes until cancelled. Raises OSError if the address cannot be bound."""
-    await trio.serve_tcp(partial(_answer, render), port, host=address)
+async def listen_for_scrapes(host: str, port: int) -> list[socket.socket]:
+    """A listening socket for each address of the host. Raises OSError."""
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [listen(str(address[0]), port) for _family, _type, _protocol, _name, address in found]
+
+
+async def serve_metrics(sockets: Iterable[socket.socket], render: Callable[[], str]) -> None:
+    """Answer scrapes until cancelled."""
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+    await trio.serve_listeners(partial(_answer, render), listeners)
 
 
 async def _answer(render: Callable[[], str], stream: trio.SocketStream) -> None:

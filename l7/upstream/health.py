@@ -20,7 +20,8 @@ from l7.protocol.message import RequestHead
 from l7.proxy_protocol import local_announcement
 from l7.upstream import http2_probe
 from l7.upstream.http2_probe import NoAnswer, Stream
-from l7.upstream.server import BackendPool, Server
+from l7.upstream.server import NOT_CHECKED, BackendPool, Server
+from orchestrator.contract.report import ServerHealth
 from orchestrator.contract.route import HealthCheck, HealthKind
 
 _USER_AGENT: Final = b"user-agent: edgefleet-health"
@@ -56,6 +57,19 @@ class Streak:
             return False
         self.healthy = passed
         return True
+
+
+def learn_health(pools: dict[str, BackendPool], known: tuple[ServerHealth, ...]) -> None:
+    """Believe what others found of servers that were not checked here yet: a worker that just started would trust dead
+    ones. The first check decides for itself.
+    """
+    told = {(each.backend, each.server): each for each in known}
+    for name, pool in pools.items():
+        for server in pool.servers:
+            heard = told.get((name, server.name))
+            if heard is not None and server.detail == NOT_CHECKED:
+                server.healthy, server.detail = heard.healthy, heard.detail
+        pool.balancer.refresh()
 
 
 async def check(server: Server) -> Result:

@@ -15,6 +15,9 @@ from l7.upstream.multiplexed import MultiplexedSocket, StreamPool
 from l7.upstream.tls import BackendContext, ServerTls
 from orchestrator.contract.route import Backend, BackendProtocol, BackendServer
 
+#: Detail of a server until its first check.
+NOT_CHECKED = "not checked yet"
+
 
 class ConnectionsOwner(Protocol):
     """Whoever handed a connection's making out (`l7.upstream.pool.Upstreams`)."""
@@ -72,7 +75,7 @@ class Server:
         """Connections that many requests share; None: each carries one at a time."""
         self.healthy = True
         """By the active checks. A server is trusted until its first check says otherwise."""
-        self.detail = "not checked yet"
+        self.detail = NOT_CHECKED
         self.active = 0
         """Requests in progress, and connections being opened for one."""
         self.total = 0

@@ -116,6 +116,11 @@ def agent(view: AgentView) -> Text:
         text.append(f"on revision {view.applied_version}", style=CARE)
     if view.nack is not None:
         text.append(f"; refused {view.nack.version}: {view.nack.reason}", style=BAD)
+    if view.leaving is not None:
+        left = sum(view.leaving.open_flows.values())
+        text.append(f"; incarnation {view.leaving.incarnation} leaves with {left} flows", style=CARE)
+    if view.restart_problem is not None:
+        text.append(f"; not restarted: {view.restart_problem}", style=BAD)
     return text
 
 

@@ -9,6 +9,7 @@ At three in the morning:
   edgectl drain proxy-1               take a proxy out; its flows run out, none breaks
   edgectl drain proxy-1 --cancel      changed my mind
   edgectl undrain proxy-1             back into service
+  edgectl restart proxy-1             a new start, or a new release, without a refused connection
   edgectl get table --node l4-1       what an L4 node really forwards to, read from its kernel
   edgectl guard show                  is anything dropped, where and why; `edgectl guard --help` for floods
   edgectl capture web-v4 -w web.pcapng    packets as they leave the L4 nodes, for tcpdump and Wireshark
@@ -42,6 +43,10 @@ main = Edgectl(
         "apply": ("orchestrator.cli.apply:apply", "Make a configuration directory the fleet's configuration."),
         "drain": ("orchestrator.cli.drain:drain", "Take a proxy out of new flows, and wait until its old ones ended."),
         "undrain": ("orchestrator.cli.drain:undrain", "Give a drained proxy new flows again."),
+        "restart": (
+            "orchestrator.cli.restart:restart",
+            "Restart proxies, without a broken request.",
+        ),
         "guard": ("orchestrator.cli.guard:guard", "Block sources, and limit new flows: under attack, and before."),
         "capture": ("orchestrator.cli.capture:capture", "Packets of a VIP as they leave the L4 nodes, into a file."),
         "trace-packet": (

@@ -102,16 +102,18 @@ async def run_agent(
     ready: Callable[[], None] | None = None,
     respondent: Respondent | None = None,
     bell: Bell | None = None,
+    speaks: trio.Event | None = None,
 ) -> NoReturn:
     """Keep `agent` on its newest good snapshot until cancelled.
 
     `ready` is called once, as soon as a snapshot is in service (from disk, or the first from an orchestrator).
     `respondent` answers what operators ask this agent; without one, they are told that it answers nothing.
     Whoever rings the `bell` has a report made at once.
+    Until `speaks` is set, nothing is reported or answered: another process of the same agent does so still.
     Raises NotJoined if `state` holds no identity, and OSError if its keys cannot be read.
     """
     enrolment = state.enrolment()
-    course = _Course(agent, state, enrolment.identity, ready, bell=bell or Bell())
+    course = _Course(agent, state, enrolment.identity, ready, bell=bell or Bell(), speaks=speaks)
     await course.start_from_disk()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(course.watch, enrolment.endpoints)
@@ -135,6 +137,7 @@ class _Course:
     refused: Snapshot | None = None
     seen_version: int = 0
     bell: Bell = field(default_factory=Bell)
+    speaks: trio.Event | None = None
     mood: dict[str, str] = field(default_factory=dict)
     """Task → kind of its last failure, "" while all is well."""
     certificate_epoch: int = 0
@@ -179,6 +182,7 @@ class _Course:
 
     async def report(self, endpoints: tuple[str, ...]) -> NoReturn:
         """Task: tell the orchestrator, every second and at once after an attempt to apply."""
+        await self._may_speak()
         backoff = Backoff(first_s=REPORT_INTERVAL_S)
         while True:
             epoch = self.certificate_epoch
@@ -205,6 +209,7 @@ class _Course:
 
     async def answer(self, respondent: Respondent, endpoints: tuple[str, ...]) -> NoReturn:
         """Task: answer what operators ask this agent."""
+        await self._may_speak()
         while True:
             epoch = self.certificate_epoch
 
@@ -223,6 +228,10 @@ class _Course:
             str(self.state.ca_file), certificate=(str(self.state.certificate_file), str(self.state.key_file))
         )
         return Connection(endpoints, context, max_answer_bytes=MAX_SNAPSHOT_BYTES)
+
+    async def _may_speak(self) -> None:
+        if self.speaks is not None:
+            await self.speaks.wait()
 
     async def _status(self) -> Status | None:
         """The agent's state; None if it cannot tell, which must not take the node down either."""

@@ -1,7 +1,7 @@
 """Inquiries: what an operator asks one agent now, and what the agent answers, piece by piece.
 
 Snapshots and reports carry what lasts. An inquiry lasts seconds, is kept in the memory of one orchestrator, and changes
-nothing that a snapshot describes. No packet waits for one.
+nothing that a snapshot describes: a restart, too, only replaces what runs by its like. No packet waits for one.
 """
 
 from enum import StrEnum
@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from orchestrator.contract.base import Address, Contract, Identifier, Name
 from orchestrator.contract.checkup import Checkup, CheckupAnswer
 from orchestrator.contract.node import AgentRole
+from orchestrator.contract.restart import Restart, RestartAnswer
 from orchestrator.contract.vip import Protocol
 from orchestrator.contract.wire import Problem
 
@@ -86,12 +87,13 @@ class TraceArrival(_WithOctets):
     frame: Annotated[bytes, Field(max_length=MAX_SNAP_LENGTH)]
 
 
-Question = Annotated[Capture | Trace | TraceArrival | Checkup, Field(discriminator="kind")]
+Question = Annotated[Capture | Trace | TraceArrival | Checkup | Restart, Field(discriminator="kind")]
 
 _ROLE_OF_QUESTION: dict[str, AgentRole] = {
     "capture": AgentRole.BALANCER,
     "trace": AgentRole.BALANCER,
     "trace_arrival": AgentRole.REDIRECTOR,
+    "restart": AgentRole.PROXY,
 }
 
 
@@ -208,7 +210,9 @@ class TraceArrivalAnswer(_WithOctets):
     frame: Annotated[bytes, Field(max_length=MAX_SNAP_LENGTH)] = b""
 
 
-Answer = Annotated[CapturePiece | TraceAnswer | TraceArrivalAnswer | CheckupAnswer, Field(discriminator="kind")]
+Answer = Annotated[
+    CapturePiece | TraceAnswer | TraceArrivalAnswer | CheckupAnswer | RestartAnswer, Field(discriminator="kind")
+]
 
 
 class Inquiry(Contract):

@@ -57,3 +57,8 @@ class AgentIdentity(Contract):
 
     def __str__(self) -> str:
         return f"{self.node}/{self.role}"
+
+    @property
+    def program(self) -> str:
+        """What runs it on the node, in words."""
+        return "edge-l7" if self.role is AgentRole.PROXY else f"edge-l4 {self.role}"

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 from orchestrator.contract.base import Address, Contract, Identifier, Name, Port
 from orchestrator.contract.node import AgentRole, L4DrainPhase, NodeKind
 from orchestrator.contract.pool import Encapsulation, GenerationMember, MemberState
-from orchestrator.contract.report import MemberProbe, Nack, TableStatus
+from orchestrator.contract.report import LeavingIncarnation, MemberProbe, Nack, TableStatus
 from orchestrator.contract.route import BackendProtocol, HostName, ProxyProtocol, Route, TrustedHops, TrustedSources
 from orchestrator.contract.vip import FlowHash, Protocol, VipMode
 
@@ -101,6 +101,12 @@ class AgentView(Contract):
     up_to_date: bool
     """Whether it has acknowledged the present revision."""
     nack: Nack | None
+    incarnation: int | None = None
+    """Of a proxy's processes: a restart makes the next one."""
+    leaving: LeavingIncarnation | None = None
+    """The incarnation before, while it has connections."""
+    restart_problem: str | None = None
+    """Why the last restart failed; None if it did not."""
 
 
 class NodeView(Contract):

@@ -116,6 +116,17 @@ class ServerHealth(Contract):
     """Of the last check: "200 in 3 ms", "connection refused", ..."""
 
 
+class LeavingIncarnation(Contract):
+    """The processes of a proxy that was restarted, while connections of theirs are open."""
+
+    incarnation: int
+    workers: int
+    open_flows: dict[str, int]
+    requests_in_flight: int
+    ends_in_s: float
+    """Seconds until those that are left are reset."""
+
+
 class ProxyStatus(Contract):
     """Of `edge-l7`."""
 
@@ -123,10 +134,15 @@ class ProxyStatus(Contract):
     workers: int
     draining: bool
     open_flows: dict[str, int]
-    """Open client connections by protocol ("http/1.1")."""
+    """Open client connections by protocol ("http/1.1"), those of a leaving incarnation included."""
     requests_in_flight: int
     health: tuple[ServerHealth, ...]
     counters: dict[str, int]
+    incarnation: int = 1
+    """Of its processes, counted from the start of `edge-l7 run`: a restart makes the next one."""
+    leaving: LeavingIncarnation | None = None
+    restart_problem: str | None = None
+    """Why the last restart failed; None if it did not."""
 
 
 Status = Annotated[BalancerStatus | RedirectorStatus | ProxyStatus, Field(discriminator="role")]

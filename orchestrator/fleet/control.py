@@ -218,7 +218,7 @@ class Control:
             raise FleetRefused(
                 "agent_silent",
                 f"{self.board.silence_in_words(agent.node, agent.role)}: it cannot be asked",
-                f"start edge-l4 {agent.role} on {node}, or look at its log",
+                f"start {agent.program} on {node}, or look at its log",
             )
         return self.inquiries.ask(asked_by, agent, question)
 

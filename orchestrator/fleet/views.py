@@ -23,6 +23,7 @@ from orchestrator.contract.operator import (
     VipView,
 )
 from orchestrator.contract.pool import MemberState
+from orchestrator.contract.report import ProxyStatus
 from orchestrator.fleet.authority import utc_now
 from orchestrator.fleet.document import FleetMember, FleetPool
 from orchestrator.fleet.health import Vote, votes_by_member
@@ -254,6 +255,7 @@ def _agents(
 
 def _agent(present: Present, board: ReportBoard, node: str, role: AgentRole) -> AgentView:
     report = board.last(node, role)
+    proxy = report.status if report is not None and isinstance(report.status, ProxyStatus) else None
     return AgentView(
         role=role,
         connected=board.fresh(node, role) is not None,
@@ -261,6 +263,9 @@ def _agent(present: Present, board: ReportBoard, node: str, role: AgentRole) -> 
         applied_version=report.applied_version if report else None,
         up_to_date=report is not None and report.applied_version == present.fleet.revision,
         nack=report.nack if report else None,
+        incarnation=proxy.incarnation if proxy else None,
+        leaving=proxy.leaving if proxy else None,
+        restart_problem=proxy.restart_problem if proxy else None,
     )
 
 

@@ -64,6 +64,7 @@ async def test_messages_and_sockets_arrive_together(ends: tuple[socket.socket, s
     ours, theirs = map(channel_on, ends)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.setblocking(False)
         await theirs.send(Said(words="first"), (listening,))
         await theirs.send(Silent())
         message, (received,) = await ours.receive()
@@ -71,6 +72,8 @@ async def test_messages_and_sockets_arrive_together(ends: tuple[socket.socket, s
             assert message == Said(words="first")
             assert received.getsockname() == listening.getsockname()
             assert not os.get_inheritable(received.fileno())
+            received.dup().close()
+            assert not os.get_blocking(listening.fileno())  # it is one socket, of which all share the mode
         assert await ours.receive() == (Silent(), ())
 
 

@@ -199,9 +199,7 @@ async def test_workers_whose_supervisor_dies_free_the_address_and_finish_what_is
             await stream.send_all(get())
             await read_response(stream)
             worker = next(iter(supervisor._workers.values()))
-            for sock in supervisor._sockets.values():
-                sock.close()
-            supervisor._sockets.clear()
+            supervisor._sockets.close()
             await trio.lowlevel.checkpoint()
             worker.channel._socket.shutdown(socket.SHUT_WR)  # what the worker sees of its supervisor's death
             while True:

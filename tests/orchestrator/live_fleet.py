@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -81,7 +82,8 @@ class ReportingAgent:
                     attached=self.node not in self.fleet.detached,
                 )
             case AgentRole.PROXY:
-                return proxy_status(flows)
+                restarted = self.fleet.restarted.get(self.node, {})
+                return proxy_status(flows).model_copy(update=restarted)
 
 
 def table(pool: str, *generations: int) -> TableStatus:
@@ -110,6 +112,9 @@ class LiveFleet:
     """L4 node → packets that it reports from now on to have forwarded."""
     detached: set[str] = field(default_factory=set)
     """Nodes whose redirectors report from now on that their program is not attached."""
+
+    restarted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Proxy → what it reports from now on of its incarnations."""
 
     @property
     def operator(self) -> Path:
