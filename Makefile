@@ -10,19 +10,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 STAMP := $(VENV)/.installed-$(shell sha256sum $(LOCK) pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
-C_SOURCES := $(wildcard l4/bpf/*.c l4/bpf/*.h l4/native/*.c tests/bench/bpf/*.c)
+C_SOURCES := $(wildcard l4/bpf/*.c l4/bpf/*.h l4/native/*.c l7/native/*.c tests/bench/bpf/*.c)
 EXTENSION := l4/table_build$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 
 # What the product runs on, what the tests and benches need, what the lint needs.
 PACKAGES := python3-venv python3-dev gcc python3-bpfcc linux-headers-amd64 bird2 iproute2 ethtool procps \
             openssl curl jq tcpdump tshark nginx-light haproxy wrk nghttp2-client clang clang-format bpftool
 
-.PHONY: help setup check-system packages lint format test-fast fuzz test demo soak bench-l4 bench-l7 clean lock
+.PHONY: help setup check-system packages compiled lint format test-fast fuzz test demo soak bench-l4 bench-l7 clean lock
 
 help: ## what this file can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: check-system packages $(STAMP) $(EXTENSION) ## install what is missing: Debian packages, venv, locked requirements
+setup: check-system packages $(STAMP) $(EXTENSION) compiled ## install what is missing: Debian packages, venv, locked requirements
 
 check-system:
 	@. /etc/os-release 2>/dev/null; [ "$${ID:-}" = debian ] && [ "$${VERSION_ID:-0}" -ge 12 ] || \
@@ -52,6 +52,11 @@ $(EXTENSION): l4/native/table_build.c setup.py $(STAMP)
 	@echo "setup: the compiled table build"
 	@$(BIN)/python setup.py --quiet build_ext --inplace --force
 
+# Digests say whether that is needed. Without it the proxy runs all the same, slower; tests and benches do without never.
+compiled: $(STAMP)
+	@$(BIN)/python compile_modules.py --if-needed || \
+	  echo "setup: the proxy's hot modules could not be compiled: it runs as plain Python, slower" >&2
+
 lint: setup ## ruff, mypy strict, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,6 +67,10 @@ format: setup ## rewrite the sources as the lint wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	clang-format -i $(C_SOURCES)
+
+# What is compiled is what is tested (l7/compiled.py). COMPILED=no: plain Python.
+COMPILED ?= yes
+test-fast test fuzz bench-l7: export EDGEFLEET_COMPILED := $(COMPILED)
 
 test-fast: setup ## unit tests: no root, under a minute
 	$(BIN)/pytest -m "not kernel and not lab" --numprocesses 2 --dist loadfile

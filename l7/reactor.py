@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Final
 
 import trio
+from mypy_extensions import mypyc_attr
 
 from l7 import limits
 from l7.timers import NEVER, Timed, TimerWheel
@@ -43,6 +44,7 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 SILENT: Final = select.EPOLLET
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Pollable(Timed):
     """Something with a descriptor that the reactor steps. `fd` and `interest` belong to the reactor."""
 

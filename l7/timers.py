@@ -12,10 +12,13 @@ import math
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 #: Never.
 NEVER = math.inf
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Timed(ABC):
     """Something with a deadline. The wheel owns both attributes."""
 

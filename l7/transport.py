@@ -17,6 +17,8 @@ import ssl
 import struct
 from collections.abc import Callable
 
+from mypy_extensions import mypyc_attr
+
 from l7 import limits
 from l7.reactor import READ, SILENT, WRITE, Pollable, Reactor
 
@@ -54,6 +56,7 @@ def reason_of(error: OSError) -> str:
     return f"errno_{error.errno}"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SocketTransport(Pollable):
     """Output queue, back-pressure and ends; what is read, and who is told, is the subclass's."""
 

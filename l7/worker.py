@@ -12,7 +12,7 @@ import click
 import trio
 
 from l4.ingress import IngressMap
-from l7 import limits
+from l7 import compiled, limits
 from l7.channel import (
     Channel,
     Commit,
@@ -147,6 +147,8 @@ def main(channel_fd: int, index: int, incarnation: int, access_log: Path | None,
         signal.signal(number, signal.SIG_IGN)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    log.info("hot modules: %s", compiled.STATE)
 
     async def serve() -> None:
         channel = open_channel(socket.socket(fileno=channel_fd))

@@ -5,6 +5,8 @@ from collections.abc import Generator
 
 import pytest
 
+from l7 import compiled
+
 PRIVILEGED = ("kernel", "lab")
 
 
@@ -16,6 +18,11 @@ def anyio_backend() -> str:
 
 def is_privileged(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(name) for name in PRIVILEGED)
+
+
+def pytest_report_header() -> str:
+    """Which of the two is tested."""
+    return f"hot modules of the proxy: {compiled.STATE}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,6 +20,13 @@ _UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
 #: A gRPC call that ended without a status.
 NO_GRPC_STATUS: Final = -1
 
+#: Filled in by `%`, which is one call where a compiled f-string is one for each field.
+_LINE: Final = (
+    '{"time":"%s","request_id":%s,"client":%s,"vip":%s,"l4_node":%s,"host":%s,"method":%s,"path":%s,"status":%d,'
+    '"bytes_in":%d,"bytes_out":%d,"duration_ms":%.3f,"route":%s,"backend":%s,"server":%s,"upstream_ms":%s,'
+    '"retries":%d,"flags":"%s","detail":%s,"tls":%s,"protocol":"%s"%s%s}'
+)
+
 
 class AccessRecord:
     """What is known about one request. Filled in while it lives, formatted later, in batches (`format_line`)."""
@@ -123,18 +130,31 @@ def format_line(record: AccessRecord) -> str:
 
     Written by hand, because it is done for every request: `json.dumps` takes eight times as long for the same line.
     """
-    upstream_ms = "null" if record.upstream_s is None else f"{record.upstream_s * 1000:.3f}"
-    line = (
-        f'{{"time":"{_timestamp(record.time)}","request_id":{_quote(record.request_id)},'
-        f'"client":{_quote(record.client)},"vip":{_quote(record.vip)},"l4_node":{_name(record.l4_node)},'
-        f'"host":{_text(record.host)},"method":{_text(record.method)},"path":{_text(record.path)},'
-        f'"status":{record.status},"bytes_in":{record.bytes_in},"bytes_out":{record.bytes_out},'
-        f'"duration_ms":{record.duration_s * 1000:.3f},"route":{_name(record.route)},'
-        f'"backend":{_name(record.backend)},"server":{_name(record.server)},"upstream_ms":{upstream_ms},'
-        f'"retries":{record.retries},"flags":"{",".join(record.flags)}","detail":{_name(record.detail)},'
-        f'"tls":{_name(record.tls_version)},"protocol":"{record.protocol}"'
-        f"{'' if record.identity is None else record.identity.log_fields}"
-        f"{'' if record.grpc_status is None else _grpc(record.grpc_status)}}}"
+    upstream_s = record.upstream_s
+    line = _LINE % (
+        _timestamp(record.time),
+        _quote(record.request_id),
+        _quote(record.client),
+        _quote(record.vip),
+        _name(record.l4_node),
+        _text(record.host),
+        _text(record.method),
+        _text(record.path),
+        record.status,
+        record.bytes_in,
+        record.bytes_out,
+        record.duration_s * 1000,
+        _name(record.route),
+        _name(record.backend),
+        _name(record.server),
+        "null" if upstream_s is None else "%.3f" % (upstream_s * 1000),
+        record.retries,
+        ",".join(record.flags) if record.flags else "",
+        _name(record.detail),
+        _name(record.tls_version),
+        record.protocol,
+        "" if record.identity is None else record.identity.log_fields,
+        "" if record.grpc_status is None else _grpc(record.grpc_status),
     )
     if line.isascii() and "\x7f" not in line:
         return line

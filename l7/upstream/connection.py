@@ -43,6 +43,7 @@ class ServerPool(Protocol):
 class UpstreamSocket(ServerSocket):
     """A connection to a server."""
 
+    __deletable__ = ("codec",)
     __slots__ = (
         "_sent_any",
         "codec",

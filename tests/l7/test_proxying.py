@@ -173,7 +173,7 @@ async def test_the_last_response_is_not_kept_for_who_takes_it_a_byte_at_a_time(m
         await live.settled(lambda: bool(live.proxy.clients))
         (client,) = live.proxy.clients
         monkeypatch.setattr(limits, "STREAM_IDLE_S", 0.5)
-        monkeypatch.setattr(limits, "MIN_BYTES_PER_S", 1e8)
+        monkeypatch.setattr(limits, "MIN_BYTES_PER_S", 100_000_000)
         client.send(bytes(32_000_000))  # more than the kernel takes
         client.close()
         live.proxy.reactor.settle()

@@ -166,10 +166,7 @@ class UpstreamConnection:
         self._touched = True
         try:
             self._read(exchange, data)
-        except BadResponse as bad:
-            self._reading = _SPENT
-            exchange.upstream_broke(bad.reason)
-        except BadBody as bad:
+        except (BadResponse, BadBody) as bad:
             self._reading = _SPENT
             exchange.upstream_broke(bad.reason)
 

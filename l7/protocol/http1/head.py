@@ -3,7 +3,7 @@
 A reader is given a whole head, from the start line to the empty line, and gives each head to an llhttp parser of its
 own: whatever the pieces in which a head arrived, it is judged once, whole, and no state of llhttp's outlives it. (A
 parser costs 0.3 µs; which heads leave one behind that can be used again is a rule nobody should have to know.) Bodies
-never reach llhttp.
+never reach llhttp. Heads without any oddity, which are most, need not go through all that: see `plain_head`.
 """
 
 from typing import Final
@@ -13,6 +13,7 @@ import httptools
 from l7 import limits
 from l7.protocol import websocket
 from l7.protocol.http1 import syntax
+from l7.protocol.http1.plain_head import split_request, split_response
 from l7.protocol.message import UNKNOWN, Headers, RequestHead, ResponseHead
 from l7.protocol.violation import BadRequest, BadResponse
 
@@ -87,6 +88,15 @@ class RequestHeadReader(_Framing):
         """Of the head read last, as far as it was understood: for the log."""
         self.target = b""
 
+    def _clear(self) -> None:
+        super()._clear()
+        self._hosts = []
+        self._expect = None
+        self._te = b""
+        if self._claims:
+            self._claims = []
+        self.method = self.target = b""
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by llhttp for each field, in order."""
         name = name.lower()
@@ -118,13 +128,12 @@ class RequestHeadReader(_Framing):
         Raises:
             BadRequest: a rule was broken.
         """
+        plain = self._read_plain(head)
+        return self.read_strictly(head) if plain is None else (plain, 1)
+
+    def read_strictly(self, head: bytes) -> tuple[RequestHead, int]:
+        """As `read`, whether the head is plain or not."""
         self._clear()
-        self._hosts = []
-        self._expect = None
-        self._te = b""
-        if self._claims:
-            self._claims = []
-        self.method = self.target = b""
         method, target, minor = self._read_request_line(head)
         try:
             httptools.HttpRequestParser(self).feed_data(head)
@@ -169,6 +178,30 @@ class RequestHeadReader(_Framing):
         if key is not None:
             request.websocket_key = key
         return request, minor
+
+    def _read_plain(self, head: bytes) -> RequestHead | None:
+        """A head without any oddity, read at once; None: it has one, which may be allowed or not."""
+        found = split_request(head, _SPECIAL_REQUEST, limits.MAX_HEADERS)
+        if found is None:
+            return None
+        method, path, query, authority, stated, headers = found
+        target = path + query if query else path
+        if len(target) > limits.MAX_REQUEST_TARGET_BYTES:
+            return None
+        if authority != self._known_authority:
+            match = syntax.HOST.fullmatch(authority)
+            if match is None or match[2] is not None:
+                return None
+            self._known_host = match[1].lower()
+            self._known_authority = authority
+        length = 0
+        if stated is not None:
+            if not syntax.DIGITS.fullmatch(stated) or len(stated) > limits.MAX_CONTENT_LENGTH_DIGITS:
+                return None
+            length = int(stated)
+        self.method = method
+        self.target = target
+        return RequestHead(method, path, query, authority, self._known_host, headers, length, True, False)
 
     def _read_request_line(self, head: bytes) -> tuple[bytes, bytes, int]:
         """RFC 9112 section 3: exactly two single spaces; llhttp forgives more of them, and versions of its own."""
@@ -308,6 +341,22 @@ class ResponseHeadReader(_Framing):
         Raises:
             BadResponse: a rule was broken; the connection must not be used again.
         """
+        plain = self._read_plain(head, to_head=to_head)
+        return self.read_strictly(head, to_head=to_head, key=key) if plain is None else (plain, False, True)
+
+    def _read_plain(self, head: bytes, *, to_head: bool) -> ResponseHead | None:
+        """A head without any oddity, read at once; None: it has one, which may be allowed or not."""
+        found = split_response(head, _SPECIAL_RESPONSE, limits.MAX_HEADERS)
+        if found is None:
+            return None
+        status, digits, headers = found
+        if not syntax.DIGITS.fullmatch(digits) or len(digits) > limits.MAX_CONTENT_LENGTH_DIGITS:
+            return None
+        stated = int(digits)
+        return ResponseHead(status, headers, length=0 if to_head else stated, content_length=stated)
+
+    def read_strictly(self, head: bytes, *, to_head: bool, key: bytes | None = None) -> tuple[ResponseHead, bool, bool]:
+        """As `read`, whether the head is plain or not."""
         self._clear()
         line = head[: head.index(b"\r\n")]
         if line == b"HTTP/1.1 200 OK":

@@ -8,18 +8,18 @@ from l7.protocol.message import Trailers
 
 #: Methods that are passed on: those of RFC 9110, WebDAV and PATCH. CONNECT and TRACE are understood and not served; any
 #: other token is not understood (501, RFC 9110 section 9.1).
-METHODS: Final = frozenset(
+METHODS: Final[frozenset[bytes]] = frozenset(
     b"GET HEAD POST PUT DELETE OPTIONS PATCH "
     b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH MKCALENDAR ACL CHECKOUT MERGE MKACTIVITY".split()
 )
 
 #: Fields of one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
-HOP_BY_HOP: Final = frozenset(
+HOP_BY_HOP: Final[frozenset[bytes]] = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 
 #: What only the edge may say about a request: never taken over from outside.
-EDGE_ONLY_REQUEST: Final = frozenset(
+EDGE_ONLY_REQUEST: Final[frozenset[bytes]] = frozenset(
     (
         b"client-cert",
         b"client-cert-chain",
@@ -35,15 +35,15 @@ EDGE_ONLY_REQUEST: Final = frozenset(
 )
 
 #: Of these, what trusted hops may say.
-CLAIMS: Final = frozenset((b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
+CLAIMS: Final[frozenset[bytes]] = frozenset((b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
 
 #: What frames or routes a message, or speaks of the connection, has no place behind its body (RFC 9110 section 6.5.1):
 #: a reader that merges trailers into the head would see another message than one that does not.
-NO_TRAILER: Final = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"http2-settings"}
+NO_TRAILER: Final[frozenset[bytes]] = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"http2-settings"}
 
 #: What RFC 9110 section 6.5.1 asks senders not to put behind a body, or what only the edge may say: harmless there,
 #: and not passed on, because a backend that merges trailers into the head would take it for what was never checked.
-DROPPED_TRAILER: Final = EDGE_ONLY_REQUEST | frozenset(
+DROPPED_TRAILER: Final[frozenset[bytes]] = EDGE_ONLY_REQUEST | frozenset(
     b"authorization proxy-authorization www-authenticate proxy-authenticate authentication-info cookie set-cookie "
     b"age cache-control expires pragma date location retry-after vary warning max-forwards proxy-status via "
     b"range if-match if-none-match if-modified-since if-unmodified-since if-range origin referer "

@@ -313,8 +313,8 @@ class Session:
         stream.peer_ended = end
         try:
             self._owner.headers_received(stream_id, headers, end=end)
-        except StreamBroken as broken:
-            self._break(stream, broken)
+        except StreamBroken as refused:
+            self._break(stream, refused)
 
     def _priority(self, _flags: int, stream_id: int, payload: bytes) -> None:
         """Read and ignored: RFC 9113 section 5.3.2 has deprecated it."""

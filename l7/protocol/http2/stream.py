@@ -1,10 +1,13 @@
 """One stream as both ends of a connection keep it: windows, and what waits for them."""
 
+from mypy_extensions import mypyc_attr
+
 from l7 import limits
 from l7.protocol.http2 import frames
 from l7.protocol.message import Trailers
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Stream:
     """Windows and output of a stream. Its states are two booleans: each side has ended, or has not."""
 
