@@ -14,6 +14,7 @@ _SONAME: Final = "libssl.so.3"
 _CTRL_SET_SESS_CACHE_MODE: Final = 44
 _CTRL_GET_MIN_PROTO_VERSION: Final = 130
 _SESS_CACHE_OFF: Final = 0
+_TLS13: Final = 0x0304
 
 #: SSL_MAX_SID_CTX_LENGTH (ssl.h).
 MAX_SESSION_CONTEXT: Final = 32
@@ -48,6 +49,8 @@ def _library() -> ctypes.CDLL:
     library.SSL_CTX_ctrl.restype = ctypes.c_long
     library.SSL_CTX_set_session_id_context.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint]
     library.SSL_CTX_set_session_id_context.restype = ctypes.c_int
+    library.SSL_version.argtypes = [ctypes.c_void_p]
+    library.SSL_version.restype = ctypes.c_int
     library.SSL_CTX_set_tlsext_ticket_key_evp_cb.argtypes = [ctypes.c_void_p, TICKET_CALLBACK]
     library.SSL_CTX_set_tlsext_ticket_key_evp_cb.restype = ctypes.c_int
     return library
@@ -94,3 +97,8 @@ def set_ticket_callback(context: ssl.SSLContext, callback: "ctypes._FuncPointer"
     """
     if _LIBSSL.SSL_CTX_set_tlsext_ticket_key_evp_cb(pointer_to(context), callback) != 1:
         raise OpenSslUnreachable("OpenSSL takes no callback for session tickets")
+
+
+def is_tls13(connection: int) -> bool:
+    """Whether a connection, by its `SSL *` (as callbacks get it), has settled on TLS 1.3."""
+    return bool(_LIBSSL.SSL_version(connection) == _TLS13)

@@ -367,6 +367,7 @@ class Proxy:
             ends=client.ends(),
         )
         client.flow = flow
+        client.settles_last = is_http2
         codec = client.codec = (Http2Connection if is_http2 else ServerConnection)(client, self, flow)
         if self.farewell is not None:
             self.farewell.join(client, self.wall_time())

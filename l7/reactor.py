@@ -12,7 +12,8 @@ Theory of operation
 4. An item that stopped at its own bound with work left (`step` returned true, or TLS holds decrypted bytes that
    no descriptor signals) is stepped again in the next batch, behind everyone else.
 5. During a step, items only *note* what is to be done on sockets, their own and others', and ask to be settled. After
-   the step all of them are: what several events of one step had to say leaves in one write.
+   the step all of them are: what several events of one step had to say leaves in one write. Items that carry many
+   requests (HTTP/2) are settled at the end of the batch: what many servers had to say to them leaves in one write.
 6. Deadlines sit in a timer wheel, turned by a task beside the loop.
 7. An exception in one item ends that item, is logged and counted, and no other connection notices.
 
@@ -48,13 +49,15 @@ SILENT: Final = select.EPOLLET
 class Pollable(Timed):
     """Something with a descriptor that the reactor steps. `fd` and `interest` belong to the reactor."""
 
-    __slots__ = ("fd", "interest")
+    __slots__ = ("fd", "interest", "settles_last")
 
     def __init__(self) -> None:
         super().__init__()
         self.fd = -1
         """-1 while it is not in the reactor."""
         self.interest = 0
+        self.settles_last = False
+        """At the end of the batch, not behind each step (rule 5)."""
 
     @abstractmethod
     def step(self, events: int) -> bool:
@@ -105,6 +108,7 @@ class Reactor:
         self._items: dict[int, Pollable] = {}
         self._left: list[tuple[Pollable, int]] = []
         self._unsettled: list[Pollable] = []
+        self._unsettled_until_last: list[Pollable] = []
         self._in_batch = False
         self._wake = _Wake()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -152,7 +156,10 @@ class Reactor:
 
     def settle_later(self, item: Pollable) -> None:
         """Settle the item after the present step. Whoever works outside a step calls `settle` afterwards."""
-        self._unsettled.append(item)
+        if item.settles_last and self._in_batch:
+            self._unsettled_until_last.append(item)
+        else:
+            self._unsettled.append(item)
 
     def settle(self) -> None:
         """Settle all that asked for it, and those that do so meanwhile."""
@@ -208,6 +215,10 @@ class Reactor:
             if unsettled:
                 self.settle()
         self._in_batch = False
+        if self._unsettled_until_last:
+            unsettled.extend(self._unsettled_until_last)
+            self._unsettled_until_last.clear()
+            self.settle()
 
     async def _turn_wheel(self) -> None:
         while True:

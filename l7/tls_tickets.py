@@ -13,9 +13,9 @@ import ctypes
 import os
 import secrets
 import ssl
-from typing import Any, Final
+from typing import Final
 
-from l7.openssl import TICKET_CALLBACK, OpenSslUnreachable, set_ticket_callback
+from l7.openssl import TICKET_CALLBACK, OpenSslUnreachable, is_tls13, set_ticket_callback
 from orchestrator.contract.ticket import CIPHER_OCTETS, MAC_OCTETS, NAME_OCTETS, TicketKey, TicketKeys
 
 _IV_OCTETS: Final = 16
@@ -124,7 +124,7 @@ class Tickets:
         """Have a context seal and open its tickets with these keys. `callback` must live as long as the context."""
         set_ticket_callback(context, self.callback)
 
-    def _prepare(self, _ssl: Any, name: int, iv: int, cipher: int, mac: int, sealing: int) -> int:
+    def _prepare(self, connection: int, name: int, iv: int, cipher: int, mac: int, sealing: int) -> int:
         if sealing:
             key = self._issuing
             ctypes.memmove(name, key.name, NAME_OCTETS)
@@ -138,7 +138,10 @@ class Tickets:
                 return _UNKNOWN
             key = found
             initialised = _LIBCRYPTO.EVP_DecryptInit_ex(cipher, _CIPHER, None, key.cipher, iv)
-            answer = _READY if key is self._issuing else _READY_AND_RENEW
+            # RFC 8446 appendix C.4: a client uses a ticket once, so each resumption brings the next one. (That is
+            # also what acknowledges its Finished at once, which its next record may be waiting for.)
+            renew = key is not self._issuing or is_tls13(connection)
+            answer = _READY_AND_RENEW if renew else _READY
         if initialised != 1 or _LIBCRYPTO.EVP_MAC_CTX_set_params(mac, key.mac) != 1:
             return _UNKNOWN
         return answer

@@ -53,6 +53,7 @@ class MultiplexedSocket(ServerSocket):
     def __init__(self, reactor: Reactor, pool: StreamServer) -> None:
         super().__init__(reactor, pool.address, pool.tls)
         self.pool = pool
+        self.settles_last = True
         self.codec: ClientConnection | None = None
         """Once there is something to speak on. They hold each other: let go when the socket is closed."""
         self._greeting = True

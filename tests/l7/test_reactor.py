@@ -186,3 +186,46 @@ async def test_a_busy_reactor_leaves_other_tasks_their_turn() -> None:
     assert item.steps >= 5
     reactor.close()
     item.close()
+
+
+class Writer(Item):
+    """Is settled when others' steps ask for it."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__()
+        self.log = log
+
+    def settle(self) -> None:
+        self.log.append("settled")
+
+
+@pytest.mark.parametrize(
+    ("last", "order"),
+    [(False, ["step", "settled", "step", "settled", "step", "settled"]), (True, ["step", "step", "step", "settled"])],
+)
+def test_who_is_settled_last_hears_once_of_what_a_whole_batch_had_to_say(
+    reactor: Reactor, last: bool, order: list[str]
+) -> None:
+    log: list[str] = []
+    writer = Writer(log)
+    writer.settles_last = last
+    asked = False
+
+    def tell(_item: Item) -> bool:
+        nonlocal asked
+        log.append("step")
+        if not (last and asked):
+            reactor.settle_later(writer)
+            asked = True
+        return False
+
+    items = [ready(reactor, Item(tell)) for _ in range(3)]
+    reactor.run_batch()
+    assert log == order
+    # Outside a batch there is nothing to wait for.
+    reactor.settle_later(writer)
+    reactor.settle()
+    assert log == [*order, "settled"]
+    for item in (*items, writer):
+        reactor.drop(item)
+        item.close()

@@ -70,6 +70,18 @@ async def test_a_session_is_resumed_on_another_proxy_that_has_the_keys(version: 
         assert stranger.proxy.totals()["tls_tickets_unknown"] == 1
 
 
+async def test_each_resumption_in_tls13_brings_the_next_ticket() -> None:
+    """Clients use a ticket once (RFC 8446 appendix C.4): without another, each second visit would be a full one."""
+    client = Client(ssl.TLSVersion.TLSv1_3)
+    async with proxy(random_keys()) as live:
+        assert not await client.visit(live)
+        seen = [client.session]
+        for _ in range(3):
+            assert await client.visit(live)
+            assert client.session not in seen
+            seen.append(client.session)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_session_outlives_one_rotation_and_is_sealed_anew(version: ssl.TLSVersion) -> None:
     old, new, newest = key(), key(), key()
