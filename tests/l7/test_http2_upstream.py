@@ -461,3 +461,31 @@ def test_any_split_gives_the_same(cuts: list[int]) -> None:
     borders = [0, *sorted(cuts), len(CONVERSATION)]
     pieces = [CONVERSATION[start:end] for start, end in pairwise(borders)]
     assert told(pieces) == told([CONVERSATION])
+
+
+FRAMES = st.one_of(
+    st.sampled_from(
+        [
+            response(1),
+            response(3, end=True),
+            data(1, b"abc"),
+            data(3, b"x", end=True),
+            frames.goaway(3, ErrorCode.NO_ERROR),
+        ]
+    ),
+    st.builds(frame, st.integers(0, 12), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=20)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(FRAMES, max_size=12), st.binary(max_size=12))
+def test_whatever_a_server_says_every_request_has_an_end_and_nothing_is_kept(said: list[bytes], rest: bytes) -> None:
+    world = asked(GET, POST % 5 + b"half", GET, CHUNKED)
+    for each in [*said, rest]:
+        if each and world.shared_wire.ended is None:
+            world.receive(each)
+    if world.shared_wire.ended is None:
+        world.shared.lost("connection_reset")
+    assert world.shared.open_streams == 0
+    # Each has an answer, was cut, or waits for another connection.
+    assert len(world.log) + len(world.waiting) == 4
