@@ -226,7 +226,6 @@ class SocketTransport(Pollable):
         """Close the socket now. With `reset`, so that the other side knows that something is missing."""
         if self._end is End.OVER:
             return
-        reset = reset or self._end is End.ABORT
         self._end = End.OVER
         self._out.clear()
         self._queued = 0

@@ -125,7 +125,7 @@ class ServerSocket(SocketTransport):
         self._fail_to_connect("connect_timeout" if self._tls is None else "tls_handshake_timeout")
 
     def release(self, *, reset: bool = False) -> None:
-        """Close the socket now, with `close_notify` if that can be."""
+        """Close the socket now, with `close_notify` if that can be; reset it, if that was noted."""
         reset = reset or self._end is End.ABORT
         if self._tls is not None and not reset and not self._connecting and not self.is_over:
             # Sends it, then reports that the server's has not come yet.

@@ -233,7 +233,11 @@ async def test_a_side_that_does_not_read_stops_the_other(flood_from: str) -> Non
                     sent += len(chunk)
 
             live.nursery.start_soon(flood)
-        await trio.sleep(0.3)
+        await live.settled(lambda: sent > 0)
+        before = 0
+        while before < sent:
+            before = sent
+            await trio.sleep(0.2)
         (connection,) = live.proxy.clients
         assert connection.queued_bytes <= limits.OUTPUT_HIGH_WATER_BYTES + limits.READ_BYTES
         assert 0 < sent < 300 * len(chunk)
