@@ -14,6 +14,7 @@ from pathlib import Path
 import trio
 
 import l7
+from orchestrator.contract.route import Backend, Certificate
 from tests.l7.live_proxy import LiveBackend, get, make_snapshot, read_response
 from tests.l7.test_service import joined_state
 from tests.l7.test_supervisor import free_address
@@ -86,9 +87,14 @@ def children_of(pid: int) -> list[int]:
 
 @asynccontextmanager
 async def running_edge(
-    directory: Path, backend: LiveBackend, *options: str, environment: dict[str, str] | None = None
+    directory: Path,
+    backend: LiveBackend,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    certificate: Certificate | None = None,
+    backends: tuple[Backend, ...] | None = None,
 ) -> AsyncIterator[LiveEdge]:
-    """In service; stopped at the end of the block, with all its processes."""
+    """In service; stopped at the end of the block, with all its processes. `backends`: instead of the one."""
     code = directory / "code"
     shutil.copytree(REPOSITORY / "l7", code / "l7", ignore=shutil.ignore_patterns("__pycache__"))
     state, address, metrics = joined_state(directory / "state"), free_address(), free_address()
@@ -96,7 +102,8 @@ async def running_edge(
     log, access_log = directory / "edge.log", directory / "access.log"
     async with trio.open_nursery() as nursery:
         await nursery.start(backend.serve)
-        state.save_snapshot(make_snapshot([backend], address))
+        snapshot = make_snapshot([backend], address, certificate)
+        state.save_snapshot(snapshot if backends is None else snapshot.model_copy(update={"backends": backends}))
         command = [sys.executable, "-m", "l7.service", "run", f"--state={state.path}", "--workers=1"]
         command += [f"--metrics={metrics[0]}:{metrics[1]}", f"--access-log={access_log}", "--restart-grace=10"]
         with log.open("ab") as file:
