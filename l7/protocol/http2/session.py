@@ -64,6 +64,7 @@ class SessionOwner(Protocol):
 class Session:
     """One connection's frames, from the preface on."""
 
+    __deletable__ = ("_owner",)
     __slots__ = (
         "_block",
         "_block_flags",
