@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from orchestrator.lab.chaos.scenario import TakesAway, Timeline
@@ -31,6 +31,8 @@ class Harm:
     flows_broken: int = 0
     requests_excused: int = 0
     requests_broken: int = 0
+    unexcused: list[BreakageSeen] = field(default_factory=list)
+    """Of flows and requests."""
 
 
 def harm_of(breakages: Iterable[BreakageSeen], timeline: Timeline, takes_away: TakesAway) -> Harm:
@@ -47,10 +49,10 @@ def harm_of(breakages: Iterable[BreakageSeen], timeline: Timeline, takes_away: T
         elif takes_away is TakesAway.PROXY and not seen.connection and _began_unknowing(seen, timeline):
             harm.requests_excused += is_request
             harm.not_begun += not is_request
-        elif is_request:
-            harm.requests_broken += 1
         else:
-            harm.flows_broken += 1
+            harm.unexcused.append(seen)
+            harm.requests_broken += is_request
+            harm.flows_broken += not is_request
     return harm
 
 

@@ -44,7 +44,8 @@ def result_of(
         ),
         figures=figures,
         complaints=tuple(_complaints(scenario, timeline, harm, datagrams, figures)),
-        breakages=tuple(load.breakages[:MAX_NAMED]),
+        # What should not have broken is named before what was lost with its proxy.
+        breakages=(*harm.unexcused, *(seen for seen in load.breakages if seen not in harm.unexcused))[:MAX_NAMED],
         seconds=0.0,
     )
 
