@@ -17,6 +17,8 @@ Theory of operation
 7. A third task takes what operators ask this agent, if it answers anything (`respondent`). The two before never wait
    for it.
 8. Every failure of the network means: wait, longer each time up to a bound, take the next orchestrator, for ever.
+9. An answer that may have waited in the network is not applied before it was asked whether there is a newer one, and
+   a poll that was under way when the way broke is made anew (`way`).
 """
 
 import logging
@@ -30,6 +32,7 @@ from pydantic import ValidationError
 
 from orchestrator.contract.backoff import Backoff
 from orchestrator.contract.connection import (
+    ANSWER_S,
     Connection,
     OrchestratorRefused,
     OrchestratorUnreachable,
@@ -41,6 +44,7 @@ from orchestrator.contract.report import Nack, Report, Status
 from orchestrator.contract.respondent import Respondent, answer_inquiries
 from orchestrator.contract.snapshot import SNAPSHOT, Snapshot
 from orchestrator.contract.state_directory import MAX_SNAPSHOT_BYTES, SnapshotUnreadable, StateDirectory
+from orchestrator.contract.way import Way
 from orchestrator.contract.wire import MAX_NACK_REASON, MAX_WAIT_S, NODE_REPORT, NODE_SNAPSHOT
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ REPORT_INTERVAL_S = 1.0
 #: Seconds that one long poll lasts. Shorter than any middlebox's idle timeout for TCP (RFC 5382: 2 hours 4 minutes;
 #: in practice minutes), and than the orchestrator's own bound.
 WATCH_S = 20.0
+#: Seconds for the answer to a report, or to a question whose answer is ready.
+PROMPT_S = 3.0
 #: Seconds until a refused snapshot is tried again.
 RETRY_REFUSED_S = 15.0
 
@@ -138,6 +144,7 @@ class _Course:
     seen_version: int = 0
     bell: Bell = field(default_factory=Bell)
     speaks: trio.Event | None = None
+    way: Way = field(default_factory=Way)
     mood: dict[str, str] = field(default_factory=dict)
     """Task → kind of its last failure, "" while all is well."""
     certificate_epoch: int = 0
@@ -167,12 +174,16 @@ class _Course:
             epoch = self.certificate_epoch
             async with self._connection(endpoints) as connection:
                 while epoch == self.certificate_epoch:
+                    snapshot: Snapshot | None = None
                     try:
-                        snapshot = await self._fetch(connection)
+                        with self.way.poll() as poll:
+                            snapshot = await self._fetch_newest(connection)
                     except (OrchestratorUnreachable, OrchestratorRefused) as error:
                         self._note("watch", error)
-                        await trio.sleep(backoff.next_wait_s())
+                        await self.way.opened(backoff.next_wait_s())
                         continue
+                    if poll.cancelled_caught:
+                        break  # whatever comes yet on this connection has waited
                     self._note("watch", None)
                     backoff.reset()
                     if snapshot is None:
@@ -197,7 +208,9 @@ class _Course:
                         applied_version=self.applied.version if self.applied else None, nack=self.nack, status=status
                     )
                     try:
-                        await connection.request("POST", NODE_REPORT, body=report.model_dump_json())
+                        with self.way.report():
+                            body = report.model_dump_json()
+                            await connection.request("POST", NODE_REPORT, body=body, answer_s=PROMPT_S)
                     except (OrchestratorUnreachable, OrchestratorRefused) as error:
                         self._note("report", error)
                         await trio.sleep(backoff.next_wait_s())
@@ -241,11 +254,29 @@ class _Course:
             log.exception("no report: the agent cannot tell its status")
             return None
 
-    async def _fetch(self, connection: Connection) -> Snapshot | None:
+    async def _fetch_newest(self, connection: Connection) -> Snapshot | None:
         """The next snapshot, or None after a quiet wait. Raises OrchestratorUnreachable, OrchestratorRefused."""
+        asked_at = trio.current_time()
         wait_s = min(WATCH_S if self.refused is None else RETRY_REFUSED_S, MAX_WAIT_S)
-        query = {"after": str(self.seen_version), "wait": str(wait_s)}
-        answer = await connection.request("GET", NODE_SNAPSHOT, query=query, wait_s=wait_s)
+        snapshot = await self._fetch(connection, self.seen_version, wait_s=wait_s, answer_s=ANSWER_S)
+        if snapshot is None or not self.way.is_doubtful(asked_at):
+            return snapshot
+        try:
+            newer = await self._fetch(connection, snapshot.version, wait_s=0, answer_s=PROMPT_S)
+        except (OrchestratorUnreachable, OrchestratorRefused) as error:
+            log.info("snapshot %d may be old, and nobody says so: %s", snapshot.version, error)
+            return snapshot
+        if newer is not None:
+            log.info("snapshot %d had waited in the network: %d is newer", snapshot.version, newer.version)
+        return newer or snapshot
+
+    async def _fetch(self, connection: Connection, after: int, *, wait_s: float, answer_s: float) -> Snapshot | None:
+        """A snapshot other than this one, or None if there is none in time.
+
+        Raises OrchestratorUnreachable, OrchestratorRefused.
+        """
+        query = {"after": str(after), "wait": str(wait_s)}
+        answer = await connection.request("GET", NODE_SNAPSHOT, query=query, wait_s=wait_s, answer_s=answer_s)
         if answer.status == 204:
             return None
         try:

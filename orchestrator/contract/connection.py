@@ -103,15 +103,16 @@ class Connection:
         body: str | None = None,
         query: Mapping[str, str] | None = None,
         wait_s: float = 0,
+        answer_s: float = ANSWER_S,
     ) -> Answer:
         """One request, to the present orchestrator; a failure makes the next one the present one.
 
-        `wait_s` is what a long poll asks the orchestrator to wait. Raises OrchestratorUnreachable,
-        OrchestratorRefused.
+        `wait_s` is what a long poll asks the orchestrator to wait, `answer_s` how long an answer may take beyond that.
+        Raises OrchestratorUnreachable, OrchestratorRefused.
         """
         endpoint = self.endpoint
         headers = {"content-type": "application/json"} if body is not None else {}
-        timeout = httpx2.Timeout(ANSWER_S + wait_s, connect=CONNECT_S)
+        timeout = httpx2.Timeout(answer_s + wait_s, connect=CONNECT_S)
         try:
             async with self._http.stream(
                 method, endpoint + path, params=dict(query or {}), content=body, headers=headers, timeout=timeout

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchestrator.contract import renewal
+from orchestrator.contract import client, renewal, way
 from orchestrator.contract.backoff import Backoff
 from orchestrator.contract.client import SnapshotRefused, run_agent
 from orchestrator.contract.join import JoinFailed, join
@@ -23,6 +23,7 @@ from orchestrator.contract.snapshot import SNAPSHOT, Snapshot
 from orchestrator.contract.state_directory import NotJoined, SnapshotUnreadable, StateDirectory
 from orchestrator.fleet.control import Control
 from tests.orchestrator.fleets import PLATFORM, files, proxy_status
+from tests.orchestrator.held_relay import between
 from tests.orchestrator.live_orchestrator import LiveOrchestrator, create
 
 PROXY = AgentIdentity(node="proxy-1", role=AgentRole.PROXY)
@@ -217,6 +218,53 @@ async def test_the_client_finds_the_second_orchestrator_when_the_first_is_dead(l
         agent = Recorder()
         async with agent_running(agent, state):
             await until(lambda: len(agent.applied) == 1)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that reports tell of the way is known sooner."""
+    monkeypatch.setattr(client, "REPORT_INTERVAL_S", 0.1)
+    monkeypatch.setattr(client, "PROMPT_S", 1.0)
+    monkeypatch.setattr(way, "LATE_S", 0.2)
+
+
+@pytest.mark.parametrize("held_s", [0.6, 2.5], ids=["reports are late", "reports fail"])
+async def test_what_waited_in_the_network_is_not_applied_if_there_is_something_newer(
+    live: LiveOrchestrator, hasty: None, held_s: float
+) -> None:
+    """A snapshot that says of others what was true before the way broke would take their flows away."""
+    agent = Recorder()
+    async with live.running() as control:
+        state = await live.joined(control, "proxy-1", AgentRole.PROXY)
+        await control.apply(files())
+        async with between(state) as relay, agent_running(agent, state):
+            await until(lambda: (report := reported(control)) is not None and report.applied_version == 1)
+            relay.hold()
+            await control.start_drain("proxy-1", DrainRequest())
+            await trio.sleep(held_s)
+            await control.undrain("proxy-1")
+            newest = control.present.fleet.revision
+            assert newest > 2
+            relay.release()
+            await until(lambda: (report := reported(control)) is not None and report.applied_version == newest)
+    assert 2 not in [snapshot.version for snapshot in agent.applied]
+
+
+async def test_a_poll_that_hangs_is_made_anew_as_soon_as_reports_are_answered_again(
+    live: LiveOrchestrator, hasty: None
+) -> None:
+    """TCP would send its answer again after a minute or two."""
+    agent = Recorder()
+    async with live.running() as control:
+        state = await live.joined(control, "proxy-1", AgentRole.PROXY)
+        await control.apply(files())
+        async with between(state) as relay, agent_running(agent, state):
+            await until(lambda: (report := reported(control)) is not None and report.applied_version == 1)
+            relay.hold()
+            await control.start_drain("proxy-1", DrainRequest())
+            await trio.sleep(2.5)
+            relay.release(old_ones=False)
+            await until(lambda: (report := reported(control)) is not None and report.applied_version == 2)
 
 
 async def test_no_secret_is_logged(live: LiveOrchestrator, caplog: pytest.LogCaptureFixture) -> None:
