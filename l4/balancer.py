@@ -34,6 +34,7 @@ from l4.direct_return import DirectReturnError
 from l4.forwarding import GenerationTables
 from l4.interface import InterfaceError
 from l4.probes.prober import Prober
+from l4.probes.reached import with_reached
 from l4.program_error import NotInService, ProgramError
 from l4.rehearsal import remove_leftovers
 from l4.reload import NotReloaded, Replacement
@@ -64,6 +65,8 @@ class BalancerAgent:
         self._xdp_mode = xdp_mode
         self._bird = bird
         self._generations = GenerationTables()
+        # One change after another: a plan is built from what the one before left.
+        self._change = trio.Lock()
         # The state below changes under this lock only; kernel maps do not bear two threads either.
         self._turn = trio.Lock()
         self._program: BalancerProgram | None = None
@@ -103,6 +106,22 @@ class BalancerAgent:
         """Makes `snapshot` the running state. Raises SnapshotRefused; the state before then runs on."""
         if not isinstance(snapshot, BalancerSnapshot):
             raise SnapshotRefused(f"a balancer cannot run a snapshot for a {snapshot.role}")
+        async with self._change:
+            await self._apply(with_reached(snapshot, self.prober.reached))
+
+    async def take_in_reached(self) -> None:
+        """Puts members into the chains that this node reaches, and that the snapshot says nobody can.
+
+        Raises SnapshotRefused; the state before then runs on.
+        """
+        async with self._change:
+            if self.snapshot is not None:
+                seen = with_reached(self.snapshot, self.prober.reached)
+                if seen is not self.snapshot:
+                    await self._apply(seen)
+                    log.info("members that the orchestrator takes for unreachable are reached from here, and stay")
+
+    async def _apply(self, snapshot: BalancerSnapshot) -> None:
         try:
             plan = await trio.to_thread.run_sync(plan_for, snapshot, self._generations, self._bird.log_file)
             await self._bird.check(plan.bird_configuration)

@@ -16,6 +16,7 @@ from l4.balancer import BalancerAgent
 from l4.probes.program import ProbeProgram
 from l4.probes.targets import targets
 from l4.program_error import NotInService, ProgramError
+from orchestrator.contract.client import SnapshotRefused
 from orchestrator.contract.snapshot import BalancerSnapshot
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ async def keep_probing(agent: BalancerAgent, interface: str) -> NoReturn:
                 await agent.mark_unreachable(agent.prober.unreachable)
             except (ProgramError, OSError) as error:
                 log.error("live bits could not be set by probes: %s", error)
+            try:
+                await agent.take_in_reached()
+            except SnapshotRefused as error:
+                log.error("members that are reached could not be put into chains: %s", error)
 
 
 async def _keep_the_way_open(agent: BalancerAgent, interface: str) -> NoReturn:

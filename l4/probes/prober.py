@@ -118,6 +118,11 @@ class Prober:
         """Members whose hosts do not answer."""
         return frozenset(member for member, (verdict, _) in self._said.items() if verdict is ProbeVerdict.UNREACHABLE)
 
+    @property
+    def reached(self) -> frozenset[int]:
+        """Members whose hosts answer, whatever they answer."""
+        return frozenset(self._said) - self.unreachable
+
     def verdicts(self) -> dict[int, MemberProbe]:
         """What is known of the members, by their ids."""
         now = trio.current_time()

@@ -176,6 +176,7 @@ async def test_verdicts_change_and_say_since_when_and_why() -> None:
         await probing.changed()
         assert trio.current_time() - began < 1.0
         assert probing.unreachable == {2}
+        assert probing.reached == set(probing.verdicts()) - {2}
         await trio.sleep(5)
         probe = probing.verdicts()[2]
         assert (probe.verdict, probe.detail) == (UNREACHABLE, "none")
