@@ -133,8 +133,8 @@ class Incarnation:
         self._leaves = True
         if has_heir:
             self.succeeded.set()
+            self._nursery.start_soon(self._end_session)
         log.info("leaving: open connections have %g s to end", grace_s)
-        self._nursery.start_soon(self._end_session)
         self._nursery.start_soon(self._say_goodbye, grace_s, has_heir)
 
     async def _end_session(self) -> None:
