@@ -287,15 +287,15 @@ def test_another_mac_address_of_an_interface_is_followed(edge: Edge) -> None:
     for number, host in enumerate(("l4", *PROXIES.values())):
         edge.execute(host, "ip", "link", "set", "eth0", "address", f"02:ed:9e:00:00:{number:02x}")
 
-    def carries_flows() -> bool:
+    def carries_flows(vip: Vip) -> bool:
         try:
-            flow, _ = edge.open_flow(VIPS[0])
+            flow, _ = edge.open_flow(vip)
         except OSError:
             return False
         with flow:
             return echoes(flow)
 
-    eventually(carries_flows, "frames to the new addresses are taken")
+    eventually(lambda: all(map(carries_flows, VIPS)), "frames to the new addresses are taken")
 
 
 def test_a_foreign_program_on_the_interface_is_left_there_and_told(edge: Edge) -> None:
@@ -309,7 +309,7 @@ def test_a_foreign_program_on_the_interface_is_left_there_and_told(edge: Edge) -
         edge.start_agent("l4", AgentRole.BALANCER, awaited="which is not ours to replace; take it off first")
         assert program_on(edge, "l4") == foreign
         eventually(lambda: not edge.routes_to_vips(), "what nobody forwards is not announced")
-        assert "VIPs withdrawn: no balancer runs on eth0" in edge.log_of("l4")
+        eventually(lambda: "VIPs withdrawn: no balancer runs on eth0" in edge.log_of("l4"), "the log says why")
     finally:
         edge.execute("l4", "ip", "link", "set", "eth0", "xdp", "off")
     restart(edge, "l4", AgentRole.BALANCER)
