@@ -37,7 +37,6 @@ MODULES: Final = (
     "l7.limits",
     "l7.listener",
     "l7.low_water",
-    "l7.protocol.client_hello",
     "l7.protocol.http1.body",
     "l7.protocol.http1.client",
     "l7.protocol.http1.head",
