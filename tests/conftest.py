@@ -4,10 +4,15 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 
 from l7 import compiled
 
 PRIVILEGED = ("kernel", "lab")
+
+# How long an example takes says more of what else the machine does.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 
 @pytest.fixture

@@ -99,6 +99,7 @@ async def running_edge(
     shutil.copytree(REPOSITORY / "l7", code / "l7", ignore=shutil.ignore_patterns("__pycache__"))
     state, address, metrics = joined_state(directory / "state"), free_address(), free_address()
     path = os.pathsep.join([str(code), str(REPOSITORY)])
+    plain = {"EDGEFLEET_COMPILED": "no"}  # it runs from a copy of the sources, which tests change
     log, access_log = directory / "edge.log", directory / "access.log"
     async with trio.open_nursery() as nursery:
         await nursery.start(backend.serve)
@@ -110,7 +111,7 @@ async def running_edge(
             process = await trio.lowlevel.open_process(
                 [*command, *options],
                 cwd=code,
-                env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
+                env={**os.environ, **plain, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

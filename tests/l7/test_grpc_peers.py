@@ -303,10 +303,11 @@ async def test_a_call_is_the_same_with_a_proxy_between(kind: str, tmp_path: Path
                 assert left_between <= left + 0.1
         await live.settled(lambda: live.proxy.metrics.requests == 1)
         (line,) = await logged(live, tmp_path)
-        assert line["status"] == 200
         if kind != "deadline":
+            assert line["status"] == 200
             assert line["grpc_status"] == between.code.value[0]
         else:
+            assert line["status"] in (200, 0), "0: the client had gone before an answer began"
             assert line["grpc_status"] in (1, 4)
 
 
