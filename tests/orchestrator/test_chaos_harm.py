@@ -42,7 +42,10 @@ def test_a_flow_of_a_proxy_that_was_taken_away_is_lost_with_it_and_not_broken(ti
 
 
 def test_a_flow_of_a_proxy_that_lives_is_broken_whatever_the_fault(timeline: Timeline) -> None:
-    assert harm_of([broke(OTHER, 0.01)], timeline, TakesAway.PROXY) == Harm(flows_broken=1)
+    broken = broke(OTHER, 0.01)
+    harm = harm_of([broke(HELD, 0.01), broken], timeline, TakesAway.PROXY)
+    assert harm == Harm(flows_broken=1, lost_with_proxy=1)
+    assert harm.unexcused == [broken], "the one that a result names first"
 
 
 def test_a_request_that_a_proxy_took_with_it_is_excused(timeline: Timeline) -> None:
