@@ -233,7 +233,7 @@ class Play:
         self._view.event(f"restart edge-l7 on {node}")
         if flows_are_lost:
             # Nothing to wait for: it would hold on to flows whose clients were reset by another host.
-            await trio.to_thread.run_sync(self._lab.kill_process, node, Role.PROXY)
+            await trio.to_thread.run_sync(self._lab.kill_all_of, node, Role.PROXY)
         await trio.to_thread.run_sync(self._lab.restart_process, node, Role.PROXY)
         await self._edgectl.until_reported(node, AgentRole.PROXY, within_s=RESTART_S)
 
