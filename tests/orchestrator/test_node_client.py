@@ -78,6 +78,11 @@ def reported(control: Control) -> Report | None:
     return control.board.last("proxy-1", AgentRole.PROXY)
 
 
+async def until_acknowledged(control: Control, version: int) -> None:
+    """Until the agent has reported that it runs this version."""
+    await until(lambda: (report := reported(control)) is not None and report.applied_version == version)
+
+
 @pytest.fixture
 async def live(tmp_path: Path) -> LiveOrchestrator:
     return await create(tmp_path)
@@ -91,9 +96,9 @@ async def test_an_agent_applies_persists_and_acknowledges(live: LiveOrchestrator
             await control.apply(files())
             with trio.fail_after(5):
                 await ready.wait()
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == 1)
+            await until_acknowledged(control, 1)
             await control.start_drain("proxy-1", DrainRequest())
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == 2)
+            await until_acknowledged(control, 2)
     assert [snapshot.version for snapshot in agent.applied] == [1, 2]
     assert agent.most_at_once == 1
     assert state.load_snapshot() == agent.applied[-1]
@@ -117,7 +122,7 @@ async def test_an_agent_starts_from_disk_with_the_orchestrator_gone_and_catches_
         async with live.running() as control:
             await control.start_drain("proxy-1", DrainRequest())
             await until(lambda: len(second.applied) == 2)
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == 2)
+            await until_acknowledged(control, 2)
 
 
 async def test_a_snapshot_equal_but_for_its_version_is_acknowledged_without_an_apply(live: LiveOrchestrator) -> None:
@@ -128,7 +133,7 @@ async def test_a_snapshot_equal_but_for_its_version_is_acknowledged_without_an_a
         async with agent_running(agent, state):
             await until(lambda: len(agent.applied) == 1)
             await control.start_drain("proxy-2", DrainRequest())
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == 2)
+            await until_acknowledged(control, 2)
             assert len(agent.applied) == 1
     restored = state.load_snapshot()
     assert restored is not None
@@ -156,7 +161,7 @@ async def test_a_refused_snapshot_leaves_the_old_one_and_is_reported(live: LiveO
             assert on_disk.version == 1
             agent.fail = False
             await control.cancel_drain("proxy-1")
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == 3)
+            await until_acknowledged(control, 3)
             assert (last := reported(control)) is not None
             assert last.nack is None
 
@@ -174,7 +179,7 @@ async def test_an_older_snapshot_is_refused_until_the_restored_orchestrator_has_
     state.save_snapshot(ahead)
     again = Recorder()
     async with live.running() as control, agent_running(again, state):
-        await until(lambda: (report := reported(control)) is not None and report.applied_version == 41)
+        await until_acknowledged(control, 41)
         assert control.present.fleet.revision == 41
     assert [snapshot.version for snapshot in again.applied] == [40]
 
@@ -238,7 +243,7 @@ async def test_what_waited_in_the_network_is_not_applied_if_there_is_something_n
         state = await live.joined(control, "proxy-1", AgentRole.PROXY)
         await control.apply(files())
         async with between(state) as relay, agent_running(agent, state):
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == 1)
+            await until_acknowledged(control, 1)
             relay.hold()
             await control.start_drain("proxy-1", DrainRequest())
             await trio.sleep(held_s)
@@ -246,7 +251,7 @@ async def test_what_waited_in_the_network_is_not_applied_if_there_is_something_n
             newest = control.present.fleet.revision
             assert newest > 2
             relay.release()
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == newest)
+            await until_acknowledged(control, newest)
     assert 2 not in [snapshot.version for snapshot in agent.applied]
 
 
@@ -259,12 +264,12 @@ async def test_a_poll_that_hangs_is_made_anew_as_soon_as_reports_are_answered_ag
         state = await live.joined(control, "proxy-1", AgentRole.PROXY)
         await control.apply(files())
         async with between(state) as relay, agent_running(agent, state):
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == 1)
+            await until_acknowledged(control, 1)
             relay.hold()
             await control.start_drain("proxy-1", DrainRequest())
             await trio.sleep(2.5)
             relay.release(old_ones=False)
-            await until(lambda: (report := reported(control)) is not None and report.applied_version == 2)
+            await until_acknowledged(control, 2)
 
 
 async def test_no_secret_is_logged(live: LiveOrchestrator, caplog: pytest.LogCaptureFixture) -> None:
